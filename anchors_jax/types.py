@@ -1,0 +1,167 @@
+"""The nouns of the library, and the letters that every shape comment uses.
+
+Axes
+    B  images in a batch          K  classes (0..K-1; background is no class)
+    G  object slots of an image   L  pyramid levels
+    A  anchors of an image        R  regions of interest
+    P  cells (locations)          D  detections of an image
+    S  prototype shapes per cell
+
+Boxes are `x0, y0, x1, y1` in float32 pixels of the resized and padded network input, with
+width = x1 - x0. Original pixels appear only in `evaluation` and `predict`. Sizes are
+(height, width). Anchors are ordered level, row, column, prototype (fastest); A = sum of P_l * S_l.
+
+A type is written for one image; a leading B is added by the one `vmap` in `detectors/`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from flax import struct
+from jax import Array
+from jaxtyping import Bool, Float, Int, Shaped
+
+
+@struct.dataclass(kw_only=True)
+class Targets:
+    """Objects of one image in G slots. `valid` is the only truth about padding.
+
+    Whatever an invalid slot contains must not matter to anything. A crowd slot is valid: it is a
+    region whose objects are not told apart, so it never becomes a positive and anchors inside it
+    are left out of the loss.
+    """
+
+    boxes: Float[Array, "*B G 4"]
+    labels: Int[Array, "*B G"]  # 0..K-1
+    valid: Bool[Array, "*B G"]
+    crowd: Bool[Array, "*B G"]
+    masks: Shaped[Array, "*B G H W"] | None = None
+
+    @property
+    def objects(self) -> Bool[Array, "*B G"]:
+        """Slots that hold one real object: valid and not a crowd region."""
+        return self.valid & ~self.crowd
+
+
+@struct.dataclass(kw_only=True)
+class Batch:
+    """Images on one canvas with their objects. `image_id` is -1 for a slot that pads a batch."""
+
+    image: Shaped[Array, "B H W 3"]  # RGB, uint8 or float32 in 0..255; beyond image_size: anything
+    image_size: Int[Array, "B 2"]  # valid height, width on the canvas
+    image_id: Int[Array, "B"]
+    scale: Float[Array, "B 2"]  # (x, y): network pixels per original pixel
+    targets: Targets
+
+
+@struct.dataclass(kw_only=True)
+class Anchors:
+    """All anchors of one canvas.
+
+    `valid` is False for anchors whose cell lies in the padding of the canvas: such anchors take
+    part in no assignment, no loss and no detection.
+    """
+
+    boxes: Float[Array, "A 4"]
+    cell: Int[Array, "A"]  # index of the location, 0..P-1
+    shape: Int[Array, "A"]  # which prototype of which level, 0..(L*S)-1
+    valid: Bool[Array, "*B A"]
+    level_sizes: tuple[tuple[int, int, int], ...] = struct.field(pytree_node=False)  # rows, cols, S
+    strides: tuple[tuple[float, float], ...] = struct.field(pytree_node=False)  # (y, x) pixels
+
+    @property
+    def level_counts(self) -> tuple[int, ...]:
+        """Number of anchors of each level, A_l."""
+        return tuple(rows * columns * shapes for rows, columns, shapes in self.level_sizes)
+
+
+@struct.dataclass(kw_only=True)
+class DensePredictions:
+    """What a dense head says about every anchor. `maps` holds each level's (rows, columns)."""
+
+    logits: Float[Array, "*B A K"]
+    codes: Float[Array, "*B A 4"]
+    quality: Float[Array, "*B A"] | None = None
+    maps: tuple[tuple[int, int], ...] = struct.field(pytree_node=False)
+
+
+@struct.dataclass(kw_only=True)
+class Assignment:
+    """Which object each anchor is responsible for. Negative = neither positive nor ignored.
+
+    `gt` is meaningful only where `positive`; elsewhere it is 0, so that gathering with it is safe.
+    """
+
+    gt: Int[Array, "*B A"]
+    positive: Bool[Array, "*B A"]
+    ignored: Bool[Array, "*B A"]
+
+
+@struct.dataclass(kw_only=True)
+class Term:
+    """One loss term before division: the sum over the image, and its share of the divisor."""
+
+    total: Float[Array, "*B"]
+    count: Float[Array, "*B"]
+
+
+Terms = dict[str, Term]
+
+
+@struct.dataclass(kw_only=True)
+class Candidates:
+    """Every decoded box before NMS. Scores are 0 where the anchor does not take part."""
+
+    boxes: Float[Array, "*B A 4"]
+    scores: Float[Array, "*B A K"]  # in 0..1
+    shape: Int[Array, "A"]  # prototype of each anchor, as in Anchors
+    level_counts: tuple[int, ...] = struct.field(pytree_node=False)
+
+
+@struct.dataclass(kw_only=True)
+class Detections:
+    """Final boxes of one image, best first, in D slots."""
+
+    boxes: Float[Array, "*B D 4"]
+    scores: Float[Array, "*B D"]
+    labels: Int[Array, "*B D"]
+    valid: Bool[Array, "*B D"]
+    masks: Shaped[Array, "*B D H W"] | None = None
+
+
+class Codec(NamedTuple):
+    """A pair of inverse maps between boxes and what the network regresses.
+
+    `encode(boxes [..., 4], anchors [..., 4]) -> codes [..., 4]`;
+    `decode(codes [..., 4], anchors [..., 4]) -> boxes [..., 4]`.
+    """
+
+    encode: Callable[..., Array]
+    decode: Callable[..., Array]
+
+
+class Objective(NamedTuple):
+    """The two readings of one head's output, each for one image.
+
+    `loss(predictions, anchors, targets) -> (Terms, dict of scalar statistics)`;
+    `decode(predictions, anchors, image_size) -> Candidates`.
+    """
+
+    loss: Callable[..., tuple[Terms, dict[str, Array]]]
+    decode: Callable[..., Candidates]
+
+
+class Detector(NamedTuple):
+    """Four pure functions; the training loop knows nothing else about a method.
+
+    `init(key, canvas) -> variables`;
+    `loss(variables, batch, key) -> (Terms with a leading B, statistics with a leading B, updates
+    to the variables' non-parameter collections)`;
+    `score(variables, batch) -> Candidates` and `predict(variables, batch) -> Detections`, both
+    with a leading B.
+    """
+
+    init: Callable[..., Any]
+    loss: Callable[..., Any]
+    score: Callable[..., Candidates]
+    predict: Callable[..., Detections]
