@@ -1,0 +1,1 @@
+"""A detector closes over its model, anchors and objective, and is four pure functions."""

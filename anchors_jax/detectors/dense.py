@@ -1,0 +1,84 @@
+"""One-stage detectors: a network over a fixed grid of anchors, and one objective.
+
+Functions of one image (objectives, anchor masks, NMS) are mapped over the batch here, once.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen
+from jax import Array
+from jaxtyping import Bool, Int
+
+from anchors_jax import images, nms
+from anchors_jax.anchors import inside
+from anchors_jax.types import Anchors, Batch, Candidates, Detections, Detector, Objective, Terms
+
+PARAMETERS = "params"
+
+
+def detector(
+    *,
+    model: linen.Module,
+    anchors: Callable[..., Anchors],
+    objective: Objective,
+    preprocess: Callable[..., Array] = images.normalize,
+    detect: Callable[[Candidates], Detections] = nms.detect,
+    pad_divisor: int = 32,
+) -> Detector:
+    """A one-stage detector from its parts.
+
+    Args:
+      model: images [B, H, W, 3] -> predictions with static `maps`.
+      anchors: (maps=, canvas=) -> Anchors, called while tracing: one constant per canvas.
+      objective: loss and decoding of one image.
+      preprocess: (image, image_size) -> normalised float image.
+      detect: Candidates of one image -> Detections.
+      pad_divisor: cells count as inside up to the image's size rounded up to this many pixels.
+    """
+
+    def init(key: Array, canvas: tuple[int, int]) -> Any:
+        # Jitted: eager initialisation of a deep network compiles hundreds of small programs.
+        return jax.jit(model.init)(key, jnp.zeros((1, *canvas, 3), jnp.float32))
+
+    def grid(batch: Batch, predictions: Any) -> tuple[Anchors, Bool[Array, "B A"]]:
+        canvas = batch.image.shape[1:3]
+        grid_anchors = anchors(maps=predictions.maps, canvas=canvas)
+        # A slot that only pads a batch says size 0: all its anchors are invalid.
+        valid = jax.vmap(lambda size: inside(grid_anchors, size, divisor=pad_divisor))(
+            batch.image_size
+        )
+        return grid_anchors, valid
+
+    def loss(variables: Any, batch: Batch, key: Array) -> tuple[Terms, dict[str, Array], Any]:
+        collections = [name for name in variables if name != PARAMETERS]
+        predictions, updates = model.apply(
+            variables,
+            preprocess(batch.image, batch.image_size),
+            train=True,
+            mutable=collections,
+            rngs={"dropout": key},
+        )
+        grid_anchors, valid = grid(batch, predictions)
+
+        def one_image(prediction: Any, valid: Bool[Array, "A"], targets: Any) -> Any:
+            return objective.loss(prediction, grid_anchors.replace(valid=valid), targets)
+
+        terms, statistics = jax.vmap(one_image)(predictions, valid, batch.targets)
+        return terms, statistics, updates
+
+    def score(variables: Any, batch: Batch) -> Candidates:
+        predictions = model.apply(variables, preprocess(batch.image, batch.image_size), train=False)
+        grid_anchors, valid = grid(batch, predictions)
+
+        def one_image(prediction: Any, valid: Bool[Array, "A"], size: Int[Array, "2"]) -> Any:
+            return objective.decode(prediction, grid_anchors.replace(valid=valid), size)
+
+        return jax.vmap(one_image)(predictions, valid, batch.image_size)
+
+    def predict(variables: Any, batch: Batch) -> Detections:
+        return jax.vmap(detect)(score(variables, batch))
+
+    return Detector(init=init, loss=loss, score=score, predict=predict)
