@@ -1,0 +1,1 @@
+"""Linen modules: arrays in, predictions out; no targets and no losses."""

@@ -1,0 +1,40 @@
+"""Backbone, neck and head in one module: images in, a prediction for every anchor out."""
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Float
+
+from anchors_jax.types import DensePredictions
+
+
+class DenseDetector(nn.Module):
+    """The network of a one-stage detector.
+
+    Parameters lie under "backbone", "neck" and "head". Each part takes the keyword `train`, which
+    matters only to `norms.BatchNorm`; then `batch_stats` must be mutable.
+    """
+
+    backbone: nn.Module
+    neck: nn.Module
+    head: nn.Module
+
+    def __call__(self, image: Float[Array, "B H W 3"], *, train: bool = False) -> DensePredictions:
+        """`image` is normalised; results are float32."""
+        maps = self.backbone(image, train=train)
+        return self.head(self.neck(maps, train=train), train=train)
+
+
+def trainable_mask(model: DenseDetector, params: Any) -> Any:
+    """A tree like `params` with False where the backbone is frozen: no update, no weight decay.
+
+    Frozen are the submodules that the backbone lists in `frozen_names()`, if it has that method.
+    """
+    names = getattr(model.backbone, "frozen_names", frozenset)()
+
+    def trainable(path: tuple[Any, ...], _: Any) -> bool:
+        return path[0].key != "backbone" or path[1].key not in names
+
+    return jax.tree_util.tree_map_with_path(trainable, params)

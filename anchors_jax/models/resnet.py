@@ -1,0 +1,211 @@
+"""ResNet (He et al., CVPR 2016) and ResNeXt (Xie et al., CVPR 2017) as detection backbones.
+
+Geometry and names follow torchvision, so that released weights fit: stem 7x7/2 and 3x3/2 maximum,
+four stages with strides 1, 2, 2, 2 whose outputs are C2..C5 (strides 4, 8, 16, 32), projection
+shortcut in the first block of a stage that changes the shape.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Float
+
+from anchors_jax.models.layers import conv, max_pool
+from anchors_jax.models.norms import FrozenBatchNorm, Norm
+
+BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}  # blocks of the four stages, paper Table 1
+BASIC_DEPTHS = (18, 34)  # two 3x3 convolutions per block instead of a bottleneck
+STYLES = ("pytorch", "caffe")
+
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Block(nn.Module):
+    """What both residual blocks share: the layers in order, and the shortcut around them."""
+
+    planes: int
+    stride: int
+    groups: int
+    base_width: int
+    style: str
+    norm: Norm
+    last_scale_init: Callable[..., Array]
+    dtype: Any
+
+    def _layers(self) -> list[tuple[int, int, int, int]]:
+        """(features, kernel size, stride, groups) of each convolution."""
+        raise NotImplementedError
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], *, train: bool = False
+    ) -> Float[Array, "B h w D"]:
+        """`h = ceil(H / stride)`; ReLU after every convolution but the last, and after the sum."""
+        layers = self._layers()
+        shortcut = x
+        if x.shape[-1] != layers[-1][0] or self.stride != 1:
+            shortcut = self._conv("downsample_conv", layers[-1][0], 1, self.stride)(x)
+            shortcut = self._norm("downsample_norm")(shortcut, train=train)
+        for i, (features, size, stride, groups) in enumerate(layers, 1):
+            last = i == len(layers)
+            x = self._conv(f"conv{i}", features, size, stride, groups)(x)
+            init = {"scale_init": self.last_scale_init} if last else {}
+            x = self._norm(f"norm{i}", **init)(x, train=train)
+            x = nn.relu(x + shortcut if last else x)
+        return x
+
+    def _conv(self, name: str, features: int, size: int, stride: int, groups: int = 1) -> nn.Conv:
+        return conv(
+            features,
+            size,
+            stride=stride,
+            feature_group_count=groups,
+            use_bias=False,
+            kernel_init=he_normal,
+            dtype=self.dtype,
+            name=name,
+        )
+
+    def _norm(self, name: str, **keywords: Any) -> nn.Module:
+        return self.norm(dtype=self.dtype, name=name, **keywords)
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions (depth 18 and 34)."""
+
+    def _layers(self) -> list[tuple[int, int, int, int]]:
+        return [(self.planes, 3, self.stride, 1), (self.planes, 3, 1, 1)]
+
+
+class Bottleneck(Block):
+    """1x1, 3x3 and 1x1 convolutions; the last has four times the planes."""
+
+    def _layers(self) -> list[tuple[int, int, int, int]]:
+        inner = self.planes * self.base_width // 64 * self.groups
+        first, second = (self.stride, 1) if self.style == "caffe" else (1, self.stride)
+        return [(inner, 1, first, 1), (inner, 3, second, self.groups), (4 * self.planes, 1, 1, 1)]
+
+
+class ResNet(nn.Module):
+    """Maps of an image at the strides of `outputs`.
+
+    Attributes:
+      depth: 18, 34, 50, 101 or 152.
+      width: channels of the stem; stage i has width * 2**i planes. 64 in the paper.
+      groups, base_width: of the 3x3 convolutions; (32, 4), (32, 8), (64, 4) are ResNeXt.
+      style: "pytorch" puts the stride of a bottleneck on its 3x3, "caffe" on its first 1x1
+        convolution (the original MSRA weights).
+      frozen_stages: 0 trains everything; n >= 1 freezes the stem and the first n stages: no
+        gradient, no change of their statistics. Published detectors, all pretrained, take 1.
+      outputs: which of C2..C5 to return; stages after the last of them are not built.
+      norm: class or partial of `norms`.
+      zero_init_residual: start each block as the identity (Goyal et al. 2017, section 5.1).
+      dtype: of the computation; parameters are float32.
+
+    Raises:
+      ValueError: for a depth, style or output that does not exist, or caffe style with groups.
+    """
+
+    depth: int = 50
+    width: int = 64
+    groups: int = 1
+    base_width: int = 64
+    style: str = "pytorch"
+    frozen_stages: int = 0
+    outputs: tuple[int, ...] = (3, 4, 5)
+    norm: Norm = FrozenBatchNorm
+    zero_init_residual: bool = False
+    dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.depth not in BLOCKS:
+            raise ValueError(f"depth {self.depth} is not one of {sorted(BLOCKS)}")
+        if self.style not in STYLES:
+            raise ValueError(f"style {self.style!r} is not one of {STYLES}")
+        if self.groups > 1 and (self.style == "caffe" or self.depth in BASIC_DEPTHS):
+            raise ValueError("groups need bottlenecks in pytorch style (depth 50 or more)")
+        if not self.outputs or not set(self.outputs) <= {2, 3, 4, 5}:
+            raise ValueError(f"outputs {self.outputs} are not some of 2, 3, 4, 5 (C2..C5)")
+        if not 0 <= self.frozen_stages <= 4:
+            raise ValueError(f"frozen_stages {self.frozen_stages} is not in 0..4")
+
+    @nn.compact
+    def __call__(
+        self, image: Float[Array, "B H W 3"], *, train: bool = False
+    ) -> tuple[Float[Array, "B _h _w _c"], ...]:
+        """C_l of every level l in `outputs`, finest first: ceil(H / 2**l) rows.
+
+        `image` is already normalised; sides need not be multiples of anything.
+        """
+        x = self._stem(image.astype(self.dtype), train=train and not self.frozen_stages)
+        maps = []
+        for stage in range(1, max(self.outputs)):
+            frozen = stage <= self.frozen_stages
+            x = self._stage(x, stage, train=train and not frozen)
+            if stage == self.frozen_stages:
+                x = jax.lax.stop_gradient(x)
+            if stage + 1 in self.outputs:
+                maps.append(x)
+        return tuple(maps)
+
+    def frozen_names(self) -> frozenset[str]:
+        """Names of the top-level submodules whose parameters are never updated."""
+        if not self.frozen_stages:
+            return frozenset()
+        stages = range(1, self.frozen_stages + 1)
+        blocks = (f"layer{s}_{i}" for s in stages for i in range(BLOCKS[self.depth][s - 1]))
+        return frozenset({"conv1", "norm1", *blocks})
+
+    def _stem(self, x: Array, *, train: bool) -> Array:
+        options = {"use_bias": False, "kernel_init": he_normal, "dtype": self.dtype}
+        x = conv(self.width, 7, stride=2, name="conv1", **options)(x)
+        x = self.norm(dtype=self.dtype, name="norm1")(x, train=train)
+        return max_pool(nn.relu(x))
+
+    def _stage(self, x: Array, stage: int, *, train: bool) -> Array:
+        block = BasicBlock if self.depth in BASIC_DEPTHS else Bottleneck
+        last = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
+        for i in range(BLOCKS[self.depth][stage - 1]):
+            x = block(
+                planes=self.width * 2 ** (stage - 1),
+                stride=2 if stage > 1 and i == 0 else 1,
+                groups=self.groups,
+                base_width=self.base_width,
+                style=self.style,
+                norm=self.norm,
+                last_scale_init=last,
+                dtype=self.dtype,
+                name=f"layer{stage}_{i}",
+            )(x, train=train)
+        return x
+
+
+def resnext50_32x4d(**options: Any) -> ResNet:
+    """ResNeXt-50 with 32 groups of width 4; `options` as `ResNet`."""
+    return ResNet(depth=50, groups=32, base_width=4, **options)
+
+
+def resnext101_32x4d(**options: Any) -> ResNet:
+    """ResNeXt-101 with 32 groups of width 4; `options` as `ResNet`."""
+    return ResNet(depth=101, groups=32, base_width=4, **options)
+
+
+def resnext101_32x8d(**options: Any) -> ResNet:
+    """ResNeXt-101 with 32 groups of width 8; `options` as `ResNet`."""
+    return ResNet(depth=101, groups=32, base_width=8, **options)
+
+
+def resnext101_64x4d(**options: Any) -> ResNet:
+    """ResNeXt-101 with 64 groups of width 4; `options` as `ResNet`."""
+    return ResNet(depth=101, groups=64, base_width=4, **options)
