@@ -1,0 +1,1 @@
+"""Images with objects: readers, transforms and batches, in numpy."""

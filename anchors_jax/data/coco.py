@@ -1,0 +1,139 @@
+"""Data sets in COCO's JSON layout (Lin et al., "Microsoft COCO", ECCV 2014; cocodataset.org)."""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anchors_jax.data import images as image_files
+from anchors_jax.data.annotated import AnnotatedImages, Files, Objects, objects_from_rows, tabulate
+from anchors_jax.data.records import DataError, Problems, choose_classes
+
+
+def coco(
+    *,
+    annotations: str | os.PathLike,
+    images: str | os.PathLike | None,
+    classes: Sequence[str] | None = None,
+    strict: bool = False,
+) -> AnnotatedImages:
+    """Read an `instances_*.json` file.
+
+    Args:
+      annotations: the JSON file.
+      images: the folder its `file_name`s are relative to. None: only the annotations are of use
+        (`ground_truth`, `sizes`), reading an image raises.
+      classes: names to read, in label order; objects of other classes are left out, their images
+        stay. None: all, in the order of their category ids, which may have holes.
+      strict: raise on the first faulty box, instead of dropping or clipping and counting it.
+
+    Objects with `iscrowd` or `ignore` are crowd regions. Images without objects are kept.
+
+    Raises:
+      DataError: broken JSON (with its line), a missing key, an id that occurs twice, an annotation
+        of an unknown image or category (with its id), a missing image (with its id).
+    """
+    path = pathlib.Path(annotations)
+    content = _load(path)
+    categories = _categories(content["categories"], path)
+    names = choose_classes(classes, categories, str(path))
+    records = content["images"]
+    ids = [_field(record, "id", f"{path}: image number {i}") for i, record in enumerate(records)]
+    where = [f"{path}: image {i}" for i in ids]
+    files = [str(_field(r, "file_name", w)) for r, w in zip(records, where, strict=True)]
+    reader = Files(pathlib.Path(images) if images is not None else pathlib.Path(), files)
+    if images is not None:
+        reader.check(ids)
+    objects = _objects(content, path, ids, categories, names)
+    problems = Problems()
+    table = tabulate(
+        image_ids=ids,
+        files=files,
+        sizes=[_size(record, reader, i) for i, record in enumerate(records)],
+        objects=objects,
+        classes=names,
+        category_ids=[categories[name] for name in names],
+        where=str(path),
+        problems=problems,
+        strict=strict,
+    )
+    problems.report(str(path))
+    return AnnotatedImages(table, reader, where=str(path), problems=problems, strict=strict)
+
+
+def _load(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: line {error.lineno}: not JSON ({error.msg})") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise DataError(f"{path}: not a COCO file: no list {key!r}")
+    return content
+
+
+def _field(record: Any, key: str, where: str) -> Any:
+    if not isinstance(record, Mapping) or record.get(key) is None:
+        raise DataError(f"{where}: no {key!r}")
+    return record[key]
+
+
+def _categories(records: list, path: pathlib.Path) -> dict[str, int]:
+    """Category id of each name, in the order of the ids."""
+    found: dict[str, int] = {}
+    for number, record in enumerate(records):
+        category = _field(record, "id", f"{path}: category number {number}")
+        name = str(_field(record, "name", f"{path}: category {category}"))
+        if name in found:
+            raise DataError(f"{path}: categories {found[name]} and {category} are both {name!r}")
+        if category in found.values():
+            raise DataError(f"{path}: category id {category} occurs twice")
+        found[name] = category
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def _size(record: Mapping, reader: Files, index: int) -> tuple[int, int]:
+    height, width = record.get("height") or 0, record.get("width") or 0
+    if height > 0 and width > 0:
+        return int(height), int(width)
+    return image_files.size_of(reader(index), name=record["file_name"])
+
+
+def _objects(
+    content: dict, path: pathlib.Path, ids: list, categories: dict[str, int], names: Sequence[str]
+) -> Objects:
+    position = {image_id: i for i, image_id in enumerate(ids)}
+    label = {categories[name]: k for k, name in enumerate(names)}
+    known = set(categories.values())
+    rows = []
+    for number, record in enumerate(content["annotations"]):
+        identity = _field(record, "id", f"{path}: annotation number {number}")
+        where = f"{path}: annotation {identity}"
+        image, category = _field(record, "image_id", where), _field(record, "category_id", where)
+        if image not in position:
+            raise DataError(f"{where}: unknown image id {image}")
+        if category not in known:
+            raise DataError(f"{where}: unknown category id {category}")
+        if category in label:
+            crowd = bool(record.get("iscrowd") or record.get("ignore"))
+            area = record.get("area")
+            area = math.nan if area is None else float(area)
+            box = _box(_field(record, "bbox", where), where)
+            rows.append((position[image], box, label[category], crowd, area, identity))
+    return objects_from_rows(rows)
+
+
+def _box(value: Any, where: str) -> tuple[float, ...]:
+    try:
+        box = tuple(float(number) for number in value)
+    except (TypeError, ValueError):
+        box = ()
+    if len(box) != 4:
+        raise DataError(f"{where}: 'bbox' must be four numbers, not {value!r}")
+    return box

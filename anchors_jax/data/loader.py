@@ -1,0 +1,356 @@
+"""Batches for training and evaluation: plan, read, transform, pad, stack; on grain.
+
+A batch is a dict of numpy arrays (the training code makes a `types.Batch` of it), B rows, G object
+slots, all images on one canvas:
+
+    image      uint8   [B, H, W, 3]  RGB; beyond image_size zeros
+    image_size int32   [B, 2]        valid height, width
+    image_id   int32   [B]           -1 for a row that only fills the batch
+    scale      float32 [B, 2]        (x, y) network pixels per original pixel
+    boxes      float32 [B, G, 4]     network pixels; invalid slots hold [0, 0, 1, 1]
+    labels     int32   [B, G]
+    valid      bool    [B, G]
+    crowd      bool    [B, G]
+
+The random numbers of an image depend on (seed, epoch, index) alone and the order on (seed, step)
+alone, so neither workers, threads, prefetching nor a restart change what is trained on.
+"""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+
+from anchors_jax.data import transforms as T
+from anchors_jax.data.plan import EvalPlan, Row, Rows, TrainPlan, group_by_canvas
+from anchors_jax.data.records import DataError, Example, Source
+
+_LOG = logging.getLogger(__name__)
+_AUGMENT = 3  # what a random stream is for; plan.py has the others
+_FOREVER = 2**40  # steps of a training loader
+
+Batch = dict[str, np.ndarray]
+Canvases = Sequence[tuple[int, int]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Load:
+    """From a row of the plan to the arrays of one image. Pure; sent to the workers."""
+
+    source: Source
+    canvases: tuple[tuple[int, int], ...]
+    transform: T.Transform
+    max_objects: int
+    seed: int
+
+    def __call__(self, row: Row) -> Batch:
+        canvas = self.canvases[row.canvas]
+        if row.index < 0:
+            return _empty(canvas, self.max_objects)
+        rng = np.random.default_rng((_AUGMENT, self.seed, row.epoch, row.index))
+        example = self.source[row.index].replace(canvas=canvas)
+        example = T.shrink_to(self.transform(example, rng), canvas)
+        return pack(example, canvas=canvas, max_objects=self.max_objects)
+
+
+def pack(example: Example, *, canvas: tuple[int, int], max_objects: int) -> Batch:
+    """The arrays of one image (the loader's, without the leading B).
+
+    With more objects than slots, the largest are kept, objects before crowd regions.
+    """
+    if len(example.boxes) > max_objects:
+        area = T.box_sizes(example.boxes).prod(1)
+        order = np.lexsort((-area, example.crowd))[:max_objects]
+        example = example.keep(np.sort(order))
+    count = len(example.boxes)
+    batch = _empty(canvas, max_objects) | {
+        "image": T.pad(example.image, canvas),
+        "image_size": np.asarray(example.size, np.int32),
+        "image_id": np.asarray(example.image_id, np.int32),
+        "scale": example.scale,
+    }
+    batch["boxes"][:count] = example.boxes
+    batch["labels"][:count] = example.labels
+    batch["valid"][:count] = True
+    batch["crowd"][:count] = example.crowd
+    return batch
+
+
+def _empty(canvas: tuple[int, int], max_objects: int) -> Batch:
+    return {
+        "image": np.zeros((*canvas, 3), np.uint8),
+        "image_size": np.asarray(canvas, np.int32),
+        "image_id": np.asarray(-1, np.int32),
+        "scale": np.ones(2, np.float32),
+        "boxes": np.tile(np.float32([0, 0, 1, 1]), (max_objects, 1)),
+        "labels": np.zeros(max_objects, np.int32),
+        "valid": np.zeros(max_objects, bool),
+        "crowd": np.zeros(max_objects, bool),
+    }
+
+
+class Loader:
+    """An iterator over batches that knows where it stands.
+
+    `for batch in loader` goes on where it stopped if the loader is endless (training), and starts
+    again if it is finite (evaluation; then it has a length). `close` ends its workers.
+    """
+
+    def __init__(
+        self,
+        plan: TrainPlan | EvalPlan,
+        load: _Load,
+        *,
+        process_index: int,
+        process_count: int,
+        num_workers: int,
+        num_threads: int | None,
+        prefetch: int,
+        fingerprint: dict[str, Any],
+    ):
+        self._plan, self._load = plan, load
+        self._process = (process_index, process_count)
+        self._workers, self._prefetch = num_workers, prefetch
+        self._threads = num_threads or min(16, os.cpu_count() or 1)
+        self._fingerprint = fingerprint
+        self._finite = isinstance(plan, EvalPlan)
+        self._step = 0
+        self._iterator: Iterator[Batch] | None = None
+        self.images = sum(len(group) for group in plan.groups)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches after which every image has been seen about once (rounded up)."""
+        return -(-self.images // self._plan.batch_size)
+
+    def __len__(self) -> int:
+        if not self._finite:
+            raise TypeError("a training loader has no end; see steps_per_epoch")
+        return len(self._plan)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._finite:
+            self._seek(0)
+        return self
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = self._pipeline()
+        try:
+            batch = next(self._iterator)
+        except StopIteration:
+            self.close()
+            raise
+        self._step += 1
+        return batch
+
+    def _pipeline(self) -> Iterator[Batch]:
+        stop = len(self._plan) if self._finite else _FOREVER
+        rows = Rows(self._plan, self._step, stop, *self._process)
+        images = grain.MapDataset.source(rows).map(self._load)
+        if self._workers == 0:
+            cv2.setNumThreads(0)  # parallel over images already
+            options = grain.ReadOptions(
+                num_threads=self._threads,
+                prefetch_buffer_size=max(self._threads, self._prefetch * rows.per_batch),
+            )
+            return iter(images.to_iter_dataset(options).batch(rows.per_batch))
+        if not flags.FLAGS.is_parsed():  # grain reads its own flags, also outside of an absl app
+            flags.FLAGS.mark_as_parsed()
+        # Batches must be whole before they are dealt out, or workers would mix them.
+        batches = images.batch(rows.per_batch).to_iter_dataset(
+            grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        )
+        options = grain.MultiprocessingOptions(
+            num_workers=self._workers,
+            per_worker_buffer_size=max(1, -(-self._prefetch // self._workers)),
+        )
+        return iter(batches.mp_prefetch(options, worker_init_fn=_start_worker))
+
+    def _seek(self, step: int) -> None:
+        self.close()
+        self._step = step
+
+    def close(self) -> None:
+        """Stop reading ahead. The loader can still be used and goes on where it stood."""
+        if self._iterator is not None and hasattr(self._iterator, "close"):
+            self._iterator.close()
+        self._iterator = None
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the loader stands; plain JSON. Batches read ahead do not count."""
+        return {"step": self._step, **self._fingerprint}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to the place of a state: the following batches are exactly those that followed then.
+
+        Raises:
+          ValueError: the state comes from other data, or another seed or batch size.
+        """
+        for key, value in self._fingerprint.items():
+            if state.get(key) != value:
+                raise ValueError(f"loader state: {key} was {state.get(key)!r}, is now {value!r}")
+        self._seek(int(state["step"]))
+
+
+def _start_worker(worker_index: int, worker_count: int) -> None:
+    del worker_index, worker_count
+    cv2.setNumThreads(0)
+
+
+def train_loader(
+    source: Source,
+    *,
+    batch_size: int,
+    canvases: Canvases,
+    transforms: Sequence[T.Transform] = (),
+    max_objects: int = 100,
+    seed: int = 0,
+    shuffle: bool = True,
+    keep_empty: bool = True,
+    min_side: int = 0,
+    num_workers: int = 0,
+    num_threads: int | None = None,
+    prefetch: int = 2,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Loader:
+    """Endless batches of augmented images.
+
+    Args:
+      source: where the images come from.
+      batch_size: images of one step over all processes; each process yields its
+        batch_size / process_count rows. The batches do not depend on the number of processes.
+      canvases: (height, width) of the network inputs. An image goes where it can be shown largest,
+        judged by its annotated size; all images of a batch (on all processes) share one canvas.
+      transforms: applied in order. An image still larger than its canvas is reduced to fit.
+      max_objects: G, slots per image. With more objects the largest are kept; counted in the log.
+      seed: of order and augmentation.
+      shuffle: a new order in every epoch. False: the source's order, canvas by canvas.
+      keep_empty: False leaves out images without objects (as MMDetection does).
+      min_side: leave out images with a shorter side (MMDetection: 32).
+      num_workers: processes; 0: threads of this process, which is enough where decoding and
+        resizing (outside the interpreter lock) dominate.
+      num_threads: threads for num_workers = 0; None: one per core, 16 at most.
+      prefetch: batches read ahead.
+      process_index, process_count: this process among those that train together.
+
+    Raises:
+      ValueError: sizes or counts that do not go together. DataError: no image is left.
+    """
+    _check(source, batch_size, canvases, max_objects, num_workers, process_index, process_count)
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, but is {seed}")
+    chosen = np.asarray(source.sizes).min(1, initial=2**31 - 1) >= min_side
+    if not keep_empty:
+        chosen &= source.counts[:, 0] > 0
+    if not chosen.any():
+        raise DataError(f"{source!r}: no image to train on")
+    canvases = tuple((int(h), int(w)) for h, w in canvases)
+    groups = group_by_canvas(source.sizes, canvases, chosen)
+    _warn_of_many(source, chosen, max_objects)
+    load = _Load(
+        source=source,
+        canvases=canvases,
+        transform=T.compose(transforms),
+        max_objects=max_objects,
+        seed=seed,
+    )
+    return Loader(
+        TrainPlan(groups, batch_size, seed, shuffle),
+        load,
+        process_index=process_index,
+        process_count=process_count,
+        num_workers=num_workers,
+        num_threads=num_threads,
+        prefetch=prefetch,
+        fingerprint={
+            "seed": seed,
+            "batch_size": batch_size,
+            "shuffle": shuffle,
+            "images": [len(group) for group in groups],
+        },
+    )
+
+
+def eval_loader(
+    source: Source,
+    *,
+    batch_size: int,
+    canvases: Canvases,
+    transforms: Sequence[T.Transform] = (),
+    max_objects: int = 100,
+    num_workers: int = 0,
+    num_threads: int | None = None,
+    prefetch: int = 2,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Loader:
+    """Every image exactly once: canvas by canvas, in the source's order.
+
+    The last batch of each canvas is filled up with rows of image_id -1 (black, without objects),
+    so that all batches are full and every process yields the same number of them, with the same
+    canvases. Arguments as in `train_loader`; random transforms are repeatable but pointless.
+    """
+    _check(source, batch_size, canvases, max_objects, num_workers, process_index, process_count)
+    canvases = tuple((int(h), int(w)) for h, w in canvases)
+    groups = group_by_canvas(source.sizes, canvases, np.ones(len(source), bool))
+    load = _Load(
+        source=source,
+        canvases=canvases,
+        transform=T.compose(transforms),
+        max_objects=max_objects,
+        seed=0,
+    )
+    return Loader(
+        EvalPlan(groups, batch_size),
+        load,
+        process_index=process_index,
+        process_count=process_count,
+        num_workers=num_workers,
+        num_threads=num_threads,
+        prefetch=prefetch,
+        fingerprint={"batch_size": batch_size, "images": [len(group) for group in groups]},
+    )
+
+
+def _check(
+    source: Source,
+    batch_size: int,
+    canvases: Canvases,
+    max_objects: int,
+    num_workers: int,
+    process_index: int,
+    process_count: int,
+) -> None:
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process {process_index} of {process_count}")
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(f"batch_size {batch_size} is not a multiple of {process_count} processes")
+    if not canvases or any(len(canvas) != 2 or min(canvas) < 1 for canvas in canvases):
+        raise ValueError(f"canvases must be pairs (height, width), not {canvases!r}")
+    if max_objects < 1 or num_workers < 0:
+        raise ValueError(f"max_objects = {max_objects}, num_workers = {num_workers}")
+    if not len(source):
+        raise DataError(f"{source!r} has no images")
+
+
+def _warn_of_many(source: Source, chosen: np.ndarray, max_objects: int) -> None:
+    counts = source.counts.sum(1) * chosen
+    over = np.flatnonzero(counts > max_objects)
+    if over.size:
+        _LOG.warning(
+            "%r: %d images have more than max_objects = %d objects (up to %d; first: image %d); "
+            "the largest are kept",
+            source,
+            over.size,
+            max_objects,
+            counts.max(),
+            source.image_ids[over[0]],
+        )
