@@ -4,8 +4,10 @@ Every padding is explicit. Flax's "SAME" pads an even map by (0, 1) before a str
 moves all features by half a stride against the networks whose weights and anchors we use.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -20,9 +22,55 @@ def conv(features: int, size: int, *, stride: int = 1, **keywords: Any) -> nn.Co
     return nn.Conv(features, (size, size), (stride, stride), padding=size // 2, **keywords)
 
 
+class StemConv(nn.Module):
+    """7x7 convolution with stride 2, padded by 3, without bias: `conv(features, 7, stride=2)`.
+
+    Computed as a 4x4 convolution with stride 1 on 2x2 blocks of pixels taken as channels (the
+    kernel padded to 8x8, its taps regrouped in the same way): the same sums, but processors are
+    four times faster with 12 input channels than with 3. The parameter keeps its 7x7 shape.
+    """
+
+    features: int
+    kernel_init: Callable[..., Array]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+        """h = ceil(H / 2), w = ceil(W / 2)."""
+        batch, height, width, channels = x.shape
+        shape = (7, 7, channels, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        # Output i takes rows 2i - 4 .. 2i + 3, that is blocks i - 2 .. i + 1; row 2i - 4 weighs 0.
+        kernel = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
+        kernel = kernel.reshape(4, 2, 4, 2, channels, -1).transpose(0, 2, 1, 3, 4, 5)
+        kernel = kernel.reshape(4, 4, 4 * channels, -1)
+        x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+        rows, columns = x.shape[1] // 2, x.shape[2] // 2
+        x = x.reshape(batch, rows, 2, columns, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+        x = x.reshape(batch, rows, columns, 4 * channels)
+        return jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            window_strides=(1, 1),
+            padding=((2, 1), (2, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+
 def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-    """3x3 maximum with stride 2, padded by one pixel of -inf: h = ceil(H / 2)."""
-    return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    """3x3 maximum with stride 2, padded by one pixel of -inf: h = ceil(H / 2).
+
+    Written as maxima of slices, rows first: the gradient of a window reduction is several times
+    slower on CPUs. Equal maxima share the gradient (after a ReLU they are zeros, and have none).
+    """
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    for axis in (1, 2):
+        size = x.shape[axis] - 2
+        first, second, third = (
+            jax.lax.slice_in_dim(x, start, start + size, stride=2, axis=axis) for start in range(3)
+        )
+        x = jnp.maximum(jnp.maximum(first, second), third)
+    return x
 
 
 def upsample(x: Float[Array, "B H W C"], rows: int, columns: int) -> Float[Array, "B h w C"]:

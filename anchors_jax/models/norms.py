@@ -130,16 +130,19 @@ class GroupNorm(nn.Module):
     ) -> Float[Array, "B H W C"]:
         """`train` is accepted for the common interface and changes nothing."""
         del train
-        batch, height, width, channels = x.shape
+        batch, channels = x.shape[0], x.shape[-1]
         scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         groups = math.gcd(self.groups, channels)
-        grouped = x.astype(jnp.float32).reshape(batch, height, width, groups, -1)
-        mean = grouped.mean((1, 2, 4), keepdims=True)
-        var = jnp.square(grouped - mean).mean((1, 2, 4), keepdims=True)
-        scale, bias = (v.reshape(1, 1, 1, groups, -1) for v in (scale, bias))
-        return (
-            _normalise(grouped, mean, var, scale, bias, self.eps)
-            .reshape(x.shape)
-            .astype(self.dtype)
-        )
+        x32 = x.astype(jnp.float32)
+
+        def average(values: Array) -> Array:  # over the group, given back to each channel
+            # Pixels first, then channels: one pass over contiguous memory.
+            by_group = values.mean((1, 2)).reshape(batch, groups, -1).mean(-1, keepdims=True)
+            members = jnp.broadcast_to(by_group, (batch, groups, channels // groups))
+            return members.reshape(batch, 1, 1, channels)
+
+        mean = average(x32)
+        var = average(jnp.square(x32 - mean))
+        scale, bias = _per_channel(scale, x), _per_channel(bias, x)
+        return _normalise(x32, mean, var, scale, bias, self.eps).astype(self.dtype)

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from anchors_jax.models.layers import conv, max_pool
+from anchors_jax.models.layers import StemConv, conv, max_pool
 from anchors_jax.models.norms import FrozenBatchNorm, Norm
 
 BLOCKS = {
@@ -168,8 +168,7 @@ class ResNet(nn.Module):
         return frozenset({"conv1", "norm1", *blocks})
 
     def _stem(self, x: Array, *, train: bool) -> Array:
-        options = {"use_bias": False, "kernel_init": he_normal, "dtype": self.dtype}
-        x = conv(self.width, 7, stride=2, name="conv1", **options)(x)
+        x = StemConv(self.width, kernel_init=he_normal, dtype=self.dtype, name="conv1")(x)
         x = self.norm(dtype=self.dtype, name="norm1")(x, train=train)
         return max_pool(nn.relu(x))
 
