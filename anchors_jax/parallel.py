@@ -51,18 +51,18 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def per_process(batch_size: int, *, what: str) -> int:
-    """This host's share of a global batch.
+def check_batch(batch_size: int, *, what: str) -> int:
+    """The same global batch size, if every device can get an equal share.
 
     Raises:
-      ValueError: the batch does not divide by the number of devices.
+      ValueError: it does not divide by the number of devices.
     """
     if batch_size % jax.device_count():
         raise ValueError(
             f"{what} = {batch_size} does not divide over {jax.device_count()} devices; "
             f"take a multiple of {jax.device_count()}"
         )
-    return batch_size // jax.process_count()
+    return batch_size
 
 
 def pmap(function: Callable, *, donate: tuple[int, ...] = ()) -> Callable:

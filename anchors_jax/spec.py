@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict, FieldReference
+from ml_collections import ConfigDict, FieldReference, config_dict
 
 BIND, MAKE = "bind", "make"
 # Every linen module takes these two; they are wiring, not hyper-parameters.
@@ -99,7 +99,12 @@ def _record(kind: str, function: Callable, keywords: dict[str, Any]) -> ConfigDi
         for name, parameter in parameters.items()
         if name not in keywords and _is_plain(parameter.default)
     }
-    return ConfigDict({kind: path, **keywords, **defaults}, convert_dict=True)
+    # None has no type to parse a command line value by: a placeholder takes any.
+    values = {
+        name: config_dict.placeholder(object) if value is None else value
+        for name, value in {**keywords, **defaults}.items()
+    }
+    return ConfigDict({kind: path, **values}, convert_dict=True)
 
 
 def _build_record(kind: str, fields: dict[str, Any]) -> Any:

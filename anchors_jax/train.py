@@ -213,27 +213,42 @@ def resume(state: TrainState, batches: Any, checkpoints: Checkpoints, logger: Lo
     step = checkpoints.latest()
     if step is None:
         return state
-    training = {"optimizer": state.optimizer, "average": state.average, "key": state.key}
     variables, training, loader = checkpoints.restore(
-        step, variables=state.variables, training=training
+        step, variables=state.evaluated(), training=_only_for_training(state)
     )
     batches.set_state(loader)
-    logger.resume(step)
     logger.note(f"continuing at step {step} from {checkpoints.folder}")
-    return state.replace(step=np.asarray(step, np.int32), variables=variables, **training)
+    average = None
+    if state.average is not None:
+        average, variables = variables["params"], {**variables, "params": training["params"]}
+    return state.replace(
+        step=np.asarray(step, np.int32),
+        variables=variables,
+        optimizer=training["optimizer"],
+        average=average,
+        key=training["key"],
+    )
 
 
 def save(
     state: TrainState, batches: Any, checkpoints: Checkpoints, metrics: dict[str, float]
 ) -> None:
-    """Checkpoint a state that is on the host."""
+    """Checkpoint a state that is on the host. `variables` are those that evaluation uses."""
     checkpoints.save(
         int(state.step),
-        variables=state.variables,
-        training={"optimizer": state.optimizer, "average": state.average, "key": state.key},
+        variables=state.evaluated(),
+        training=_only_for_training(state),
         loader=batches.get_state(),
         metrics=metrics or None,
     )
+
+
+def _only_for_training(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds beyond the variables to evaluate with."""
+    training = {"optimizer": state.optimizer, "key": state.key}
+    if state.average is not None:
+        training["params"] = state.variables["params"]
+    return training
 
 
 class Watch:
@@ -286,12 +301,9 @@ class Watch:
             scalars["seconds_waiting"] = self._waited
             self._logger.scalars(step, {f"train/{k}": v for k, v in scalars.items()})
             self._logged = step
+        shown = {"loss": scalars["loss"], "wait": f"{self._waited / elapsed:.0%}"}
         self._logger.progress(
-            step,
-            self._plan.total_steps,
-            images_per_second=done * self._plan.batch_size / elapsed,
-            loss=scalars["loss"],
-            waiting=self._waited / elapsed,
+            step, self._plan.total_steps, shown, images_per_step=self._plan.batch_size
         )
 
     def _stop(self, step: int, scalars: dict[str, float], totals: Any, batch: Batch) -> None:

@@ -8,15 +8,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen
+from flax import linen, traverse_util
 from jax import Array
 from jaxtyping import Bool, Int
 
 from anchors_jax import images, nms
 from anchors_jax.anchors import inside
+from anchors_jax.models.dense import trainable_mask
 from anchors_jax.types import Anchors, Batch, Candidates, Detections, Detector, Objective, Terms
 
-PARAMETERS = "params"
+# Collections of the variables: what is trained; what only a checkpoint writes (parameters of
+# frozen stages: no gradient, no decay, no optimiser state); what the norms write while training.
+PARAMETERS, FROZEN, STATISTICS = "params", "frozen", "batch_stats"
 
 
 def detector(
@@ -41,7 +44,8 @@ def detector(
 
     def init(key: Array, canvas: tuple[int, int]) -> Any:
         # Jitted: eager initialisation of a deep network compiles hundreds of small programs.
-        return jax.jit(model.init)(key, jnp.zeros((1, *canvas, 3), jnp.float32))
+        variables = jax.jit(model.init)(key, jnp.zeros((1, *canvas, 3), jnp.float32))
+        return split_frozen(variables, trainable_mask(model, variables[PARAMETERS]))
 
     def grid(batch: Batch, predictions: Any) -> tuple[Anchors, Bool[Array, "B A"]]:
         canvas = batch.image.shape[1:3]
@@ -53,12 +57,11 @@ def detector(
         return grid_anchors, valid
 
     def loss(variables: Any, batch: Batch, key: Array) -> tuple[Terms, dict[str, Array], Any]:
-        collections = [name for name in variables if name != PARAMETERS]
         predictions, updates = model.apply(
-            variables,
+            join_frozen(variables),
             preprocess(batch.image, batch.image_size),
             train=True,
-            mutable=collections,
+            mutable=[STATISTICS],
             rngs={"dropout": key},
         )
         grid_anchors, valid = grid(batch, predictions)
@@ -82,3 +85,23 @@ def detector(
         return jax.vmap(detect)(score(variables, batch))
 
     return Detector(init=init, loss=loss, score=score, predict=predict)
+
+
+def split_frozen(variables: dict[str, Any], trainable: Any) -> dict[str, Any]:
+    """Move the parameters that are not trainable to a collection of their own, if there are any."""
+    params = traverse_util.flatten_dict(variables[PARAMETERS])
+    mask = traverse_util.flatten_dict(trainable)
+    trained = {path: value for path, value in params.items() if mask[path]}
+    frozen = {path: value for path, value in params.items() if not mask[path]}
+    split = {**variables, PARAMETERS: traverse_util.unflatten_dict(trained)}
+    return {**split, FROZEN: traverse_util.unflatten_dict(frozen)} if frozen else split
+
+
+def join_frozen(variables: dict[str, Any]) -> dict[str, Any]:
+    """The variables as the linen module knows them: the inverse of `split_frozen`."""
+    if FROZEN not in variables:
+        return variables
+    params = traverse_util.flatten_dict(variables[PARAMETERS])
+    frozen = traverse_util.flatten_dict(variables[FROZEN])
+    rest = {name: value for name, value in variables.items() if name != FROZEN}
+    return {**rest, PARAMETERS: traverse_util.unflatten_dict({**frozen, **params})}

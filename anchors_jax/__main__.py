@@ -1,0 +1,85 @@
+"""The command line: python -m anchors_jax COMMAND --config=FILE.py[:variant] --workdir=DIR ...
+
+Any value of the config is overridden by --config.some.key=value.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+USAGE = """\
+usage: python -m anchors_jax COMMAND --config=FILE.py[:VARIANT] [flags] [--config.KEY=VALUE ...]
+
+commands
+  train    --workdir=DIR           train, evaluate, draw; continues where it stopped
+  eval     --workdir=DIR           evaluate a trained run; writes eval.json
+  predict  --workdir=DIR IMAGE...  detect in images or folders; writes pictures and COCO JSON
+  prepare  --out=DIR               write the config's data as an ArrayRecord data set (TFDS)
+  describe                         print the config, network size and FLOPs; computes nothing else
+
+flags
+  --checkpoint=best|latest|STEP    which checkpoint eval and predict read (default: best)
+  --out=DIR                        where eval, predict and prepare write (default: inside workdir)
+  --score_threshold=0.3            least score of a box that is drawn
+  --debug                          on an error, show where it happened
+
+examples
+  python -m anchors_jax train --config=configs/quickstart.py --workdir=runs/quickstart
+  python -m anchors_jax train --config=configs/bccd.py --config.data.root=DIR --workdir=runs/bccd
+  python -m anchors_jax predict --config=configs/bccd.py --workdir=runs/bccd photo.jpg
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command line; returns the exit status (1: failed, 2: not understood)."""
+    if len(argv) < 2 or argv[1] in ("help", "--help", "-h", "--helpfull"):
+        print(USAGE)
+        return 0 if len(argv) >= 2 else 2
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command continues from the last checkpoint", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if "--debug" in argv:
+            traceback.print_exc()
+        print(f"error: {_sentence(error)}", file=sys.stderr)
+        return 1
+
+
+def _run(argv: Sequence[str]) -> int:
+    # Imported late: --help and a mistyped command answer at once.
+    from anchors_jax import commands, options
+
+    name, rest = argv[1], argv[2:]
+    known = commands.COMMANDS
+    if name not in known:
+        print(f"error: no command {name!r}{options.nearest(name, known)}", file=sys.stderr)
+        return 2
+    if any(flag in ("--help", "-h") for flag in rest):
+        print(USAGE)
+        return 0
+    try:
+        parsed = options.parse(rest)
+    except options.UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    known[name](parsed)
+    return 0
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    expected = isinstance(error, ValueError | OSError | RuntimeError | ImportError)
+    return text if expected else f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.path.insert(0, os.getcwd())  # configs import their neighbours as `configs.*`
+    sys.exit(main(sys.argv))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,298 @@
+"""What the commands do: each function is one verb of the command line."""
+
+import functools
+import json
+import logging
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from anchors_jax import (
+    __version__,
+    checkpoints,
+    evaluation,
+    experiment,
+    files,
+    inference,
+    logs,
+    parallel,
+    results,
+    spec,
+    train,
+)
+from anchors_jax.data import folder, prepare, records
+from anchors_jax.models import count
+from anchors_jax.models.dense import trainable_mask
+from anchors_jax.options import Options, UsageError
+
+_LOG = logging.getLogger(__name__)
+CONFIG = "config.json"
+# Keys that a continued run may change: they do not touch what is learned.
+FREE_KEYS = ("log_every", "checkpoint_every_epochs", "eval_every_epochs", "workers", "backend")
+
+
+def train_command(options: Options) -> None:
+    """Train, evaluate and draw; continue where an earlier run in the same workdir stopped."""
+    workdir = options.require_workdir()
+    config = options.config
+    parallel.initialize()
+    run = experiment.load(config)
+    source, held_out = run.source("train"), run.source("eval")
+    batches = run.train_batches(source)
+    plan = run.plan(len(source))
+    keep_config(workdir, config, options.config_file, held_out)
+    state, update = train.create_state(
+        run.detector,
+        run.canvases[0],
+        run.rule(plan),
+        seed=run.seed,
+        average=config.train.ema_decay > 0,
+    )
+    stored = checkpoints.Checkpoints(workdir)
+    begin = stored.latest() or 0
+    with logs.Logger(workdir, resume_step=begin, active=parallel.is_main()) as logger:
+        for line in describe(run, plan, images=len(source)):
+            logger.note(line)
+        predict = inference.make_predict(run.detector)
+        state, _ = train.fit(
+            state=state,
+            step_fn=train.bound_step(
+                run.detector,
+                update,
+                ema_decay=config.train.ema_decay,
+                normaliser_group=config.train.normaliser_group,
+            ),
+            batches=batches,
+            plan=plan,
+            schedule=run.schedule(plan),
+            checkpoints=stored,
+            evaluate=functools.partial(_evaluate_quietly, run, predict, held_out),
+            logger=logger,
+            workdir=workdir,
+        )
+        table = run_detector(run, predict, state.evaluated(), held_out)
+        metrics = report_metrics(run, held_out, table, step=int(state.step))
+        if parallel.is_main():
+            results.write(
+                workdir, metrics, held_out, table, score_threshold=options.score_threshold
+            )
+            results.training_curve(workdir)
+            logger.note(evaluation.format_table(metrics))
+            logger.note(f"written to {workdir}: {', '.join(results.WRITTEN)}")
+
+
+def eval_command(options: Options) -> None:
+    """Evaluate a checkpoint of a run; write eval.json and the pictures."""
+    workdir = options.require_workdir()
+    parallel.initialize()
+    run = experiment.load(options.config)
+    held_out = run.source("eval")
+    variables, step = load_variables(run, workdir, options.checkpoint)
+    predict = inference.make_predict(run.detector)
+    table = run_detector(run, predict, variables, held_out, progress=True)
+    metrics = report_metrics(run, held_out, table, step=step)
+    if parallel.is_main():
+        out = options.out or workdir
+        results.write(out, metrics, held_out, table, score_threshold=options.score_threshold)
+        print(evaluation.format_table(metrics))
+        print(f"step {step}; written to {out}: {', '.join(results.WRITTEN)}")
+
+
+def predict_command(options: Options) -> None:
+    """Detect in images or folders of images; write pictures and COCO JSON in original pixels."""
+    workdir = options.require_workdir()
+    if not options.arguments:
+        raise UsageError("name at least one image or folder: predict ... --workdir=DIR IMAGE...")
+    run = experiment.load(options.config)
+    images = folder.folder(options.arguments, **kept_classes(workdir))
+    variables, step = load_variables(run, workdir, options.checkpoint)
+    predict = inference.make_predict(run.detector)
+    table = run_detector(run, predict, variables, images, progress=True)
+    out = options.out or workdir / "predictions"
+    results.write_predictions(out, images, table, score_threshold=options.score_threshold)
+    drawn = int((table.score >= options.score_threshold).sum())
+    print(
+        f"step {step}: {len(images)} images, {drawn} boxes with score >= "
+        f"{options.score_threshold}; written to {out}"
+    )
+
+
+def prepare_command(options: Options) -> None:
+    """Write the config's training and evaluation data as one ArrayRecord data set."""
+    if options.out is None:
+        raise UsageError("--out=DIR is missing: the folder to write the data set to")
+    run = experiment.load(options.config)
+    splits = {"train": run.source("train"), "validation": run.source("eval")}
+    written = prepare.prepare(splits, options.out, name=options.config.name)
+    print(f"written to {written}; read it with data.prepared.prepared(directory={str(written)!r})")
+
+
+def describe_command(options: Options) -> None:
+    """Print the config and what the network costs."""
+    run = experiment.load(options.config)
+    print(json.dumps(spec.plain(options.config), indent=2))
+    print(network_line(run))
+
+
+def describe(run: experiment.Experiment, plan: train.Plan, *, images: int) -> list[str]:
+    """What a run is, before it starts."""
+    config = run.config
+    rate, reference = run.learning_rate(), config.train.reference_batch
+    hosts = parallel.process()[1]
+    return [
+        f"anchors_jax {__version__}, jax {jax.__version__}, {parallel.device_count()} x "
+        f"{jax.devices()[0].device_kind} on {hosts} host{'s' * (hosts > 1)}",
+        network_line(run),
+        f"{images} training images, {plan.total_steps} steps of {plan.batch_size} images "
+        f"({plan.total_steps * plan.batch_size / images:.1f} epochs)",
+        f"learning rate {config.train.learning_rate:g} per {reference} images -> {rate:g} for "
+        f"{config.data.batch_size * config.train.accumulate}",
+    ]
+
+
+def network_line(run: experiment.Experiment) -> str:
+    """Parameters and FLOPs of the config's network on its first canvas."""
+    model = spec.build(run.config.detector["model"])
+    mask = functools.partial(trainable_mask, model)
+    rows, columns = run.canvases[0]
+    return f"{count.report(model, run.canvases[0], mask=mask)} of {rows}x{columns}"
+
+
+def run_detector(
+    run: experiment.Experiment,
+    predict: Callable[..., Any],
+    variables: Any,
+    source: Any,
+    *,
+    progress: bool = False,
+) -> evaluation.DetectionTable:
+    """Detections of a whole data set in original pixels; `progress` prints a line as it goes."""
+    begin, done = time.perf_counter(), 0
+
+    def on_batch(arrays: Mapping[str, np.ndarray], _: evaluation.DetectionTable) -> None:
+        nonlocal done
+        done += inference.count_images(arrays)
+        if progress and sys.stderr.isatty():
+            rate = done / (time.perf_counter() - begin)
+            eta = (len(source) - done) / max(rate, 1e-9)
+            line = f"\r{done}/{len(source)} images  {rate:.1f} img/s  eta {eta:.0f} s "
+            print(line, end="", file=sys.stderr)
+
+    table = inference.detect(
+        predict,
+        variables,
+        run.eval_batches(source),
+        category_ids=source.category_ids,
+        on_batch=on_batch,
+    )
+    if progress:
+        seconds = time.perf_counter() - begin
+        print(f"\r{len(source)} images in {seconds:.1f} s ({len(source) / seconds:.1f} img/s)")
+    return table
+
+
+def report_metrics(
+    run: experiment.Experiment, source: Any, table: evaluation.DetectionTable, *, step: int
+) -> dict[str, Any]:
+    """Metrics with what they belong to: step, config and data."""
+    settings = run.config.evaluation
+    metrics = evaluation.coco_metrics(source.ground_truth(), table, backend=settings.backend)
+    if settings.voc:
+        for rule in evaluation.VOC_RULES:
+            voc = evaluation.voc_metrics(source.ground_truth(), table, rule=rule)
+            metrics[f"VOC_AP50_{rule}"] = voc["AP"]
+    return {"step": step, "config": run.config.name, "scale": run.config.scale, **metrics}
+
+
+def _evaluate_quietly(
+    run: experiment.Experiment, predict: Callable[..., Any], source: Any, variables: Any
+) -> dict[str, float]:
+    table = run_detector(run, predict, variables, source)
+    metrics = report_metrics(run, source, table, step=-1)
+    return {name: metrics[name] for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")}
+
+
+def load_variables(
+    run: experiment.Experiment, workdir: pathlib.Path, which: str
+) -> tuple[Any, int]:
+    """Variables of the best, the latest or a numbered checkpoint, and its step.
+
+    Raises:
+      CheckpointError: there is none, or it belongs to another network.
+    """
+    stored = checkpoints.Checkpoints(workdir, read_only=True)
+    step = {"best": stored.best, "latest": stored.latest}.get(which, lambda: int(which))()
+    if step is None:
+        raise checkpoints.CheckpointError(f"{stored.folder} holds no checkpoint yet")
+    shapes = jax.eval_shape(lambda key: run.detector.init(key, run.canvases[0]), jax.random.key(0))
+    variables = stored.restore_variables(step, variables=shapes)
+    stored.close()
+    return variables, step
+
+
+def keep_config(
+    workdir: pathlib.Path, config: ConfigDict, file: str, source: records.Source
+) -> None:
+    """Write config.json with the class names, or check that it is the run's config.
+
+    Raises:
+      ValueError: the workdir belongs to a run with another config; names the first difference.
+    """
+    path = workdir / CONFIG
+    now = {
+        "file": file,
+        "classes": list(source.classes),
+        "category_ids": [int(category) for category in source.category_ids],
+        "config": spec.plain(config),
+    }
+    if not path.exists():
+        if parallel.is_main():
+            files.write_json(path, now)
+        return
+    before = json.loads(path.read_text())["config"]
+    changed = [
+        key for key in differences(before, now["config"]) if key.split(".")[-1] not in FREE_KEYS
+    ]
+    if changed:
+        raise ValueError(
+            f"{workdir} holds a run with another config: {', '.join(changed[:3])} "
+            f"{'differs' if len(changed) == 1 else 'differ'}; choose another --workdir"
+        )
+
+
+def kept_classes(workdir: pathlib.Path) -> dict[str, Any]:
+    """Class names and category ids of the run in `workdir`."""
+    path = workdir / CONFIG
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: {workdir} is not the folder of a run")
+    kept = json.loads(path.read_text())
+    return {"classes": kept["classes"], "category_ids": kept["category_ids"]}
+
+
+def differences(one: Any, other: Any, *, prefix: str = "") -> list[str]:
+    """Dotted keys at which two JSON values differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        found = []
+        for key in sorted(one.keys() | other.keys()):
+            where = f"{prefix}.{key}" if prefix else key
+            if key not in one or key not in other:
+                found.append(where)
+            else:
+                found += differences(one[key], other[key], prefix=where)
+        return found
+    return [] if one == other else [prefix]
+
+
+COMMANDS: dict[str, Callable[[Options], None]] = {
+    "train": train_command,
+    "eval": eval_command,
+    "predict": predict_command,
+    "prepare": prepare_command,
+    "describe": describe_command,
+}

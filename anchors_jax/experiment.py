@@ -1,0 +1,137 @@
+"""A config turned into the objects that it names, checked before anything is computed."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import optax
+from ml_collections import ConfigDict
+
+from anchors_jax import inference, optim, parallel, spec
+from anchors_jax.data import loader
+from anchors_jax.data.records import Source
+from anchors_jax.train import Plan
+from anchors_jax.types import Detector
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What one config means on this machine. Data sets are opened when they are asked for."""
+
+    config: ConfigDict
+    detector: Detector
+    canvases: tuple[tuple[int, int], ...]
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    def source(self, split: str) -> Source:
+        """The data set `config.data.<split>` (train or eval).
+
+        Raises:
+          ValueError: its classes are not `config.num_classes` many.
+        """
+        source = spec.build(self.config.data[split])
+        if len(source.classes) != self.config.num_classes:
+            names = ", ".join(source.classes[:8])
+            raise ValueError(
+                f"config.num_classes = {self.config.num_classes}, but config.data.{split} has "
+                f"{len(source.classes)} classes ({names}{', ...' * (len(source.classes) > 8)}); "
+                f"set --config.num_classes={len(source.classes)} or name the classes to use"
+            )
+        return source
+
+    def train_batches(self, source: Source) -> inference.Batches:
+        """Endless batches of this host's share, resumable."""
+        data = self.config.data
+        index, count = parallel.process()
+        return inference.Batches(
+            loader.train_loader(
+                source,
+                batch_size=parallel.check_batch(data.batch_size, what="data.batch_size"),
+                canvases=self.canvases,
+                transforms=spec.build(data.train_transforms),
+                max_objects=data.max_objects,
+                seed=self.seed,
+                num_workers=data.workers,
+                process_index=index,
+                process_count=count,
+            )
+        )
+
+    def eval_batches(self, source: Source) -> Any:
+        """Every image of this host's share once, as dictionaries of arrays."""
+        data = self.config.data
+        index, count = parallel.process()
+        return loader.eval_loader(
+            source,
+            batch_size=parallel.check_batch(data.eval_batch_size, what="data.eval_batch_size"),
+            canvases=self.canvases,
+            transforms=spec.build(data.eval_transforms),
+            max_objects=data.max_objects,
+            num_workers=data.workers,
+            process_index=index,
+            process_count=count,
+        )
+
+    def plan(self, images: int) -> Plan:
+        """Steps for a training set of that many images."""
+        train, batch_size = self.config.train, self.config.data.batch_size
+        per_epoch = images / batch_size
+        total = train.steps or math.ceil(train.epochs * per_epoch)
+
+        def steps(every_epochs: float) -> int:
+            return max(1, round(every_epochs * per_epoch)) if every_epochs else 0
+
+        return Plan(
+            total_steps=total,
+            batch_size=batch_size,
+            log_every=train.log_every,
+            checkpoint_every=steps(train.checkpoint_every_epochs) or total,
+            eval_every=steps(train.eval_every_epochs),
+        )
+
+    def schedule(self, plan: Plan) -> Callable[[Any], Any]:
+        """Learning rate at each update, scaled linearly with the batch."""
+        train = self.config.train
+        build = spec.build(train.schedule)
+        updates = math.ceil(plan.total_steps / train.accumulate)
+        return build(self.learning_rate(), updates)
+
+    def learning_rate(self) -> float:
+        """The config's learning rate times (images per update / reference batch)."""
+        train = self.config.train
+        images = self.config.data.batch_size * train.accumulate
+        return train.learning_rate * images / train.reference_batch
+
+    def rule(self, plan: Plan) -> Callable[[Any], optax.GradientTransformation]:
+        """parameters -> the update rule."""
+        train = self.config.train
+
+        def create(params: Any) -> optax.GradientTransformation:
+            return optim.create(
+                params,
+                rule=spec.build(train.optimizer),
+                schedule=self.schedule(plan),
+                clip_norm=train.clip_norm,
+                accumulate=train.accumulate,
+                decay_biases=train.decay_biases,
+                decay_norms=train.decay_norms,
+            )
+
+        return create
+
+
+def load(config: ConfigDict) -> Experiment:
+    """Build what needs no data.
+
+    Raises:
+      spec.SpecError: the config names code or keywords that do not exist.
+    """
+    return Experiment(
+        config=config,
+        detector=spec.build(config.detector),
+        canvases=spec.build(config.data.canvases),
+    )

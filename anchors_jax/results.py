@@ -1,0 +1,111 @@
+"""The files that a run leaves behind, and how they are drawn. Every write is atomic."""
+
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from anchors_jax import evaluation, files, visualize
+from anchors_jax.data.annotated import AnnotatedImages
+from anchors_jax.data.records import Source
+
+EVALUATION, DETECTIONS = "eval.json", "detections.json"
+PICTURE, PRECISION_RECALL, CURVE = "detections.png", "precision_recall.png", "training.png"
+WRITTEN = (EVALUATION, DETECTIONS, PICTURE, PRECISION_RECALL)
+SAMPLES = 8  # images in the picture
+
+
+def write(
+    folder: pathlib.Path,
+    metrics: dict[str, Any],
+    source: Source,
+    table: evaluation.DetectionTable,
+    *,
+    score_threshold: float,
+) -> None:
+    """Metrics, detections in COCO's format, a picture beside ground truth, the PR plot."""
+    files.write_json(folder / EVALUATION, metrics)
+    evaluation.write_coco_results(folder / DETECTIONS, table)
+    draw_beside_truth(folder / PICTURE, source, table, score_threshold=score_threshold)
+    visualize.precision_recall_plot(metrics, folder / PRECISION_RECALL)
+
+
+def training_curve(folder: pathlib.Path) -> None:
+    """Losses, learning rate and AP over the steps of the run in `folder`."""
+    visualize.training_curve(folder / "metrics.jsonl", folder / CURVE)
+
+
+def draw_beside_truth(
+    path: pathlib.Path,
+    source: Source,
+    table: evaluation.DetectionTable,
+    *,
+    score_threshold: float,
+    samples: int = SAMPLES,
+) -> None:
+    """Ground truth and detections of images spread evenly over the data set."""
+    chosen = np.unique(np.linspace(0, len(source) - 1, min(samples, len(source))).astype(int))
+    rows, titles = [], []
+    for index in chosen:
+        example = source[int(index)]
+        truth = visualize.Boxes(example.boxes, example.labels)
+        found = of_image(table, example.image_id, source.category_ids)
+        rows.append((example.image, found, truth))
+        titles.append(pathlib.Path(example.file).name)
+    visualize.detections_beside_truth(
+        rows, source.classes, path, score_threshold=score_threshold, pairs_per_row=2, titles=titles
+    )
+
+
+def of_image(
+    table: evaluation.DetectionTable, image_id: int, category_ids: Sequence[int]
+) -> visualize.Boxes:
+    """One image's detections with labels instead of category ids."""
+    rows = table[table.image_id == image_id]
+    label = {category: label for label, category in enumerate(category_ids)}
+    labels = np.array([label[int(c)] for c in rows.category_id], np.int64)
+    return visualize.Boxes(rows.box, labels, rows.score)
+
+
+def write_predictions(
+    folder: pathlib.Path,
+    images: AnnotatedImages,
+    table: evaluation.DetectionTable,
+    *,
+    score_threshold: float,
+) -> None:
+    """One annotated picture per image, and all detections with their images as COCO JSON.
+
+    predictions.json has COCO's sections images and categories, and the results (every detection,
+    also those too weak to be drawn) under annotations, each with its score.
+    """
+    for name, index in _picture_names(images):
+        example = images[index]
+        found = of_image(table, example.image_id, images.category_ids)
+        strong = found.scores >= score_threshold
+        drawn = visualize.draw_boxes(
+            example.image,
+            found.boxes[strong],
+            found.labels[strong],
+            found.scores[strong],
+            images.classes,
+        )
+        encoded = cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))[1]
+        files.write_bytes(folder / name, encoded.tobytes())
+    content = images.ground_truth()
+    content["annotations"] = [
+        {**row, "id": n} for n, row in enumerate(evaluation.coco_results(table), start=1)
+    ]
+    files.write_json(folder / "predictions.json", content)
+
+
+def _picture_names(images: AnnotatedImages) -> Iterator[tuple[str, int]]:
+    """A name for each picture; images of the same name from two folders are told apart."""
+    taken: set[str] = set()
+    for index, file in enumerate(images.table.files):
+        stem = pathlib.Path(file).stem
+        name = stem if stem not in taken else f"{stem}_{images.table.image_ids[index]}"
+        taken.add(name)
+        yield f"{name}.png", index

@@ -1,0 +1,209 @@
+"""Blocks that configs share, and the three scales at which every config runs.
+
+paper  COCO 2017 at 800x1333 with the paper's schedule: needs accelerators and the data
+bench  a small network on small images: minutes on a laptop
+smoke  seconds, for tests: the numbers mean nothing
+"""
+
+import difflib
+
+from ml_collections import ConfigDict, config_dict
+
+from anchors_jax import nms, optim
+from anchors_jax.data import coco, shapes, transforms
+from anchors_jax.models import dense, dense_head, fpn, norms, resnet
+from anchors_jax.spec import bind, make
+
+SCALES = ("paper", "bench", "smoke")
+
+
+def choose(arg: str, known: tuple[str, ...], default: str) -> str:
+    """The word behind the colon of --config=FILE.py:WORD, checked against what the file knows."""
+    word = arg or default
+    if word not in known:
+        close = difflib.get_close_matches(word, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+        raise ValueError(f"this config has no variant {word!r}; {hint}")
+    return word
+
+
+def base(scale: str) -> ConfigDict:
+    """Everything but the detector: name, seed, data, training, evaluation."""
+    config = ConfigDict({"name": "", "scale": scale, "seed": 0, "num_classes": 80})
+    config.compute_dtype = "float32"  # or bfloat16; parameters and boxes stay float32
+    config.data = {"paper": coco_2017, "bench": shapes_bench, "smoke": shapes_smoke}[scale]()
+    config.num_classes = 80 if scale == "paper" else 5
+    config.train = schedule_1x() if scale == "paper" else schedule_bench()
+    if scale == "smoke":
+        config.train.update({"steps": 2, "log_every": 1})
+    config.evaluation = ConfigDict({"backend": "hotcoco", "voc": False})
+    return config
+
+
+def schedule_1x() -> ConfigDict:
+    """MMDetection's 1x: 12 epochs of 16 images, SGD 0.01, x0.1 after 8 and 11."""
+    return ConfigDict(
+        {
+            "epochs": 12.0,
+            "steps": 0,  # more than 0 overrides epochs
+            "learning_rate": 0.01,
+            "reference_batch": 16,
+            "schedule": bind(optim.step_decay),
+            "optimizer": bind(optim.sgd),
+            "clip_norm": 35.0,  # None: no clipping
+            "accumulate": 1,
+            "decay_biases": True,
+            "decay_norms": True,
+            "ema_decay": 0.0,
+            "normaliser_group": config_dict.placeholder(
+                int
+            ),  # 2: divide per GPU of two images, as MMDetection
+            "log_every": 50,
+            "checkpoint_every_epochs": 0.25,
+            "eval_every_epochs": 1.0,
+        }
+    )
+
+
+def schedule_bench(*, epochs: float = 12.0, learning_rate: float = 2e-3) -> ConfigDict:
+    """AdamW and a cosine: small networks from scratch learn fastest with it."""
+    config = schedule_1x()
+    config.epochs = epochs
+    config.learning_rate = learning_rate
+    config.reference_batch = 8
+    config.schedule = bind(optim.cosine, warmup_steps=100, warmup_factor=0.01)
+    config.optimizer = bind(optim.adamw, weight_decay=0.05)
+    config.decay_biases = False
+    config.decay_norms = False
+    config.clip_norm = 5.0
+    config.log_every = 10
+    config.checkpoint_every_epochs = 1.0
+    config.eval_every_epochs = 0.0
+    return config
+
+
+def data_block(
+    *,
+    train: ConfigDict,
+    evaluation: ConfigDict,
+    canvases: tuple[tuple[int, int], ...],
+    batch_size: int,
+    eval_batch_size: int,
+    max_objects: int = 100,
+    workers: int = 0,
+    short_side: int,
+    long_side: int,
+    jitter: tuple[float, float] | None = None,
+) -> ConfigDict:
+    """The data of a config. `jitter` shrinks training images at random to a share of the canvas."""
+    resize = make(transforms.resize, short=short_side, long=long_side)
+    first = resize
+    if jitter is not None:
+        first = make(transforms.scale_jitter, low=jitter[0], high=jitter[1])
+    train_transforms = [first, make(transforms.horizontal_flip, p=0.5)]
+    return ConfigDict(
+        {
+            "train": train,
+            "eval": evaluation,
+            "canvases": canvases,
+            "train_transforms": train_transforms,
+            "eval_transforms": [resize],
+            "max_objects": max_objects,
+            "batch_size": batch_size,
+            "eval_batch_size": eval_batch_size,
+            "workers": workers,
+        }
+    )
+
+
+def coco_2017(root: str = "data/coco") -> ConfigDict:
+    """COCO 2017 at short side 800, long side at most 1333, on two canvases."""
+
+    def split(name: str) -> ConfigDict:
+        return make(
+            coco.coco,
+            annotations=f"{root}/annotations/instances_{name}.json",
+            images=f"{root}/{name}",
+        )
+
+    return data_block(
+        train=split("train2017"),
+        evaluation=split("val2017"),
+        canvases=((800, 1344), (1344, 800)),
+        batch_size=16,
+        eval_batch_size=16,
+        workers=8,
+        short_side=800,
+        long_side=1333,
+    )
+
+
+def shapes_bench() -> ConfigDict:
+    """Built-in drawn objects at 160x160."""
+    return shapes_data(num_train=2000, num_validation=400, side=160, batch_size=8)
+
+
+def shapes_smoke() -> ConfigDict:
+    """A few tiny drawings."""
+    return shapes_data(num_train=8, num_validation=3, side=64, batch_size=2)
+
+
+def shapes_data(*, num_train: int, num_validation: int, side: int, batch_size: int) -> ConfigDict:
+    """The data set `shapes`, drawn on first use."""
+
+    def split(name: str) -> ConfigDict:
+        return make(
+            shapes.shapes,
+            split=name,
+            num_train=num_train,
+            num_validation=num_validation,
+            image_size=side,
+        )
+
+    return data_block(
+        train=split("train"),
+        evaluation=split("validation"),
+        canvases=((side, side),),
+        batch_size=batch_size,
+        eval_batch_size=2 * batch_size,
+        max_objects=20,
+        short_side=side,
+        long_side=side,
+    )
+
+
+def network(config: ConfigDict, *, shapes_per_cell: int = 9, **head: object) -> ConfigDict:
+    """ResNet-FPN with a dense head, at the config's scale.
+
+    paper: ResNet-50 with frozen batch norm, FPN and head of 256 channels. bench: ResNet-18 at half
+    width, 64 channels, two convolutions per tower, group norm, trained from scratch.
+    """
+    dtype = config.get_ref("compute_dtype")
+    classes = config.get_ref("num_classes")
+    if config.scale == "paper":
+        backbone = make(resnet.ResNet, depth=50, frozen_stages=1, dtype=dtype)
+        neck = make(fpn.FPN, width=256, dtype=dtype)
+        head = {"depth": 4, "width": 256, **head}
+    else:
+        norm = bind(norms.GroupNorm)
+        width = 8 if config.scale == "smoke" else 32
+        backbone = make(resnet.ResNet, depth=18, width=width, norm=norm, dtype=dtype)
+        neck = make(fpn.FPN, width=2 * width, norm=norm, dtype=dtype)
+        head = {"depth": 2, "width": 2 * width, "norm": norm, **head}
+    return make(
+        dense.DenseDetector,
+        backbone=backbone,
+        neck=neck,
+        head=make(
+            dense_head.DenseHead,
+            num_classes=classes,
+            shapes_per_cell=shapes_per_cell,
+            dtype=dtype,
+            **head,
+        ),
+    )
+
+
+def detection(scale: str) -> ConfigDict:
+    """From candidates to final boxes: score above 0.05, 1000 per level, NMS at 0.5, 100 kept."""
+    return bind(nms.detect, top_k=1000 if scale == "paper" else 200)

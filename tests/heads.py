@@ -1,0 +1,64 @@
+"""Reference head outputs as this library's types."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from golden_cases import Case
+
+from anchors_jax.types import Anchors, DensePredictions, Targets
+
+
+def levels(case: Case, name: str) -> list[np.ndarray]:
+    """The arrays `name`_l0, `name`_l1, ... of a case."""
+    count = len(case.arrays["level_sizes"])
+    return [case.arrays[f"{name}_l{level}"] for level in range(count)]
+
+
+def flat(case: Case, name: str) -> np.ndarray:
+    """The level arrays [N, H, W, S, k] as one [N, A, k], in the order level, row, column, shape."""
+    return np.concatenate(
+        [x.reshape(x.shape[0], -1, x.shape[-1]) for x in levels(case, name)], axis=1
+    )
+
+
+def anchors_of(case: Case) -> Anchors:
+    """The anchors stored in a case; `valid` has a leading axis of images."""
+    sizes = tuple(tuple(int(n) for n in row) for row in case.arrays["level_sizes"])
+    count = len(case.arrays["anchors"])
+    return Anchors(
+        boxes=jnp.asarray(case.arrays["anchors"]),
+        cell=jnp.zeros(count, jnp.int32),
+        shape=jnp.zeros(count, jnp.int32),
+        valid=jnp.asarray(case.arrays["valid"]),
+        level_sizes=sizes,
+        strides=tuple((float(s), float(s)) for s in case.params["strides"]),
+    )
+
+
+def targets_of(case: Case) -> Targets:
+    """Ground truth; padded slots hold whatever the case's file holds there."""
+    boxes = jnp.asarray(case.arrays["gt_boxes"])
+    valid = np.arange(boxes.shape[1])[None] < case.arrays["num_gt"][:, None]
+    return Targets(
+        boxes=boxes,
+        labels=jnp.asarray(case.arrays["gt_labels"]),
+        valid=jnp.asarray(valid),
+        crowd=jnp.zeros(valid.shape, bool),
+    )
+
+
+def predictions_of(case: Case) -> DensePredictions:
+    """Logits and codes of the head."""
+    maps = tuple(tuple(int(n) for n in row[:2]) for row in case.arrays["level_sizes"])
+    return DensePredictions(
+        logits=jnp.asarray(flat(case, "cls")), codes=jnp.asarray(flat(case, "box")), maps=maps
+    )
+
+
+def over_images(function, predictions, anchors, *rest):
+    """`function(predictions, anchors, *rest)` of each image; anchors differ in `valid` only."""
+
+    def one(prediction, valid, *others):
+        return function(prediction, anchors.replace(valid=valid), *others)
+
+    return jax.vmap(one)(predictions, anchors.valid, *rest)
