@@ -4,12 +4,13 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from anchors_jax.data import images as image_files
-from anchors_jax.data.annotated import AnnotatedImages, Files, Objects, objects_from_rows, tabulate
+from anchors_jax.data.annotated import AnnotatedImages, Files
 from anchors_jax.data.records import DataError, Problems, choose_classes
+from anchors_jax.data.table import Objects, objects_from_rows, tabulate
 
 
 def coco(
@@ -37,30 +38,44 @@ def coco(
     """
     path = pathlib.Path(annotations)
     content = _load(path)
-    categories = _categories(content["categories"], path)
-    names = choose_classes(classes, categories, str(path))
+    files = [
+        str(_field(record, "file_name", f"{path}: image number {i}"))
+        for i, record in enumerate(content["images"])
+    ]
+    reader = Files(pathlib.Path(images) if images is not None else None, files)
+    return from_dict(content, reader, where=str(path), classes=classes, strict=strict)
+
+
+def from_dict(
+    content: dict[str, Any],
+    read: Callable[[int], bytes],
+    *,
+    where: str,
+    classes: Sequence[str] | None = None,
+    strict: bool = False,
+) -> AnnotatedImages:
+    """A source from a COCO dictionary and a function that fetches the i-th encoded image."""
+    categories = _categories(content["categories"], where)
+    names = choose_classes(classes, categories, where)
     records = content["images"]
-    ids = [_field(record, "id", f"{path}: image number {i}") for i, record in enumerate(records)]
-    where = [f"{path}: image {i}" for i in ids]
-    files = [str(_field(r, "file_name", w)) for r, w in zip(records, where, strict=True)]
-    reader = Files(pathlib.Path(images) if images is not None else pathlib.Path(), files)
-    if images is not None:
-        reader.check(ids)
-    objects = _objects(content, path, ids, categories, names)
+    ids = [_id(record, "id", f"{where}: image number {i}") for i, record in enumerate(records)]
+    files = [str(record["file_name"]) for record in records]
+    if isinstance(read, Files):
+        read.check(ids)
     problems = Problems()
     table = tabulate(
         image_ids=ids,
         files=files,
-        sizes=[_size(record, reader, i) for i, record in enumerate(records)],
-        objects=objects,
+        sizes=[_size(record, read, i) for i, record in enumerate(records)],
+        objects=_objects(content, where, ids, categories, names),
         classes=names,
         category_ids=[categories[name] for name in names],
-        where=str(path),
+        where=where,
         problems=problems,
         strict=strict,
     )
-    problems.report(str(path))
-    return AnnotatedImages(table, reader, where=str(path), problems=problems, strict=strict)
+    problems.report(where)
+    return AnnotatedImages(table, read, where=where, problems=problems, strict=strict)
 
 
 def _load(path: pathlib.Path) -> dict[str, Any]:
@@ -84,11 +99,18 @@ def _field(record: Any, key: str, where: str) -> Any:
     return record[key]
 
 
-def _categories(records: list, path: pathlib.Path) -> dict[str, int]:
+def _id(record: Any, key: str, where: str) -> int:
+    value = _field(record, key, where)
+    if not isinstance(value, int):
+        raise DataError(f"{where}: {key!r} must be an integer, not {value!r}")
+    return value
+
+
+def _categories(records: list, path: str) -> dict[str, int]:
     """Category id of each name, in the order of the ids."""
     found: dict[str, int] = {}
     for number, record in enumerate(records):
-        category = _field(record, "id", f"{path}: category number {number}")
+        category = _id(record, "id", f"{path}: category number {number}")
         name = str(_field(record, "name", f"{path}: category {category}"))
         if name in found:
             raise DataError(f"{path}: categories {found[name]} and {category} are both {name!r}")
@@ -98,24 +120,24 @@ def _categories(records: list, path: pathlib.Path) -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
-def _size(record: Mapping, reader: Files, index: int) -> tuple[int, int]:
+def _size(record: Mapping, read: Callable[[int], bytes], index: int) -> tuple[int, int]:
     height, width = record.get("height") or 0, record.get("width") or 0
     if height > 0 and width > 0:
         return int(height), int(width)
-    return image_files.size_of(reader(index), name=record["file_name"])
+    return image_files.size_of(read(index), name=record["file_name"])
 
 
 def _objects(
-    content: dict, path: pathlib.Path, ids: list, categories: dict[str, int], names: Sequence[str]
+    content: dict, path: str, ids: list, categories: dict[str, int], names: Sequence[str]
 ) -> Objects:
     position = {image_id: i for i, image_id in enumerate(ids)}
     label = {categories[name]: k for k, name in enumerate(names)}
     known = set(categories.values())
     rows = []
     for number, record in enumerate(content["annotations"]):
-        identity = _field(record, "id", f"{path}: annotation number {number}")
+        identity = _id(record, "id", f"{path}: annotation number {number}")
         where = f"{path}: annotation {identity}"
-        image, category = _field(record, "image_id", where), _field(record, "category_id", where)
+        image, category = _id(record, "image_id", where), _id(record, "category_id", where)
         if image not in position:
             raise DataError(f"{where}: unknown image id {image}")
         if category not in known:

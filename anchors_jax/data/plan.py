@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 def group_by_canvas(
     sizes: np.ndarray, canvases: Sequence[tuple[int, int]], chosen: np.ndarray
-) -> tuple[Int64[np.ndarray, " n"], ...]:
+) -> tuple[Int64[np.ndarray, "_"], ...]:
     """The chosen images [N] of each canvas, in order, from sizes [N, 2] (height, width)."""
     best = functools.cache(lambda height, width: choose_canvas(height, width, canvases))
     canvas = np.fromiter((best(*size) for size in sizes.tolist()), np.int64, len(sizes))

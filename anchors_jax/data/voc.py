@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from xml.etree import ElementTree
 
 from anchors_jax.data import images as image_files
-from anchors_jax.data.annotated import AnnotatedImages, Files, objects_from_rows, tabulate
+from anchors_jax.data.annotated import AnnotatedImages, Files
 from anchors_jax.data.records import DataError, Problems, choose_classes
+from anchors_jax.data.table import objects_from_rows, tabulate
 
 OTHER_NAME = "XML whose <filename> is not that of its image (the split's name is used)"
 NO_BOX = "object without a box (dropped)"
