@@ -5,8 +5,9 @@ import pathlib
 from collections.abc import Sequence
 
 from anchors_jax.data import images
-from anchors_jax.data.annotated import AnnotatedImages, Files, objects_from_rows, tabulate
+from anchors_jax.data.annotated import AnnotatedImages, Files
 from anchors_jax.data.records import DataError, Problems
+from anchors_jax.data.table import objects_from_rows, tabulate
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
