@@ -48,7 +48,8 @@ def cosine(
 
 def _warm(base: Schedule, steps: int, factor: float) -> Schedule:
     def schedule(step: Any) -> Any:
-        ramp = factor + (1.0 - factor) * jnp.minimum(step / max(steps, 1), 1.0)
+        done = jnp.minimum(step / steps, 1.0) if steps else 1.0
+        ramp = factor + (1.0 - factor) * done
         return base(step) * ramp
 
     return schedule

@@ -1,10 +1,11 @@
 """The training step and the loop. Neither knows which method it trains."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,11 +30,11 @@ class NonFiniteLossError(RuntimeError):
 class TrainState:
     """Everything that changes while training. `average` is the EMA of the parameters, or None."""
 
-    step: Array
-    variables: dict[str, Any]
+    step: Any  # int32 scalar
+    variables: Any  # collections; "params" is what the optimiser updates
     optimizer: Any
     average: Any
-    key: Array
+    key: Any  # key data, because checkpoints hold plain numbers
 
     def evaluated(self) -> dict[str, Any]:
         """The variables to evaluate with: averaged parameters where there are any."""
@@ -140,7 +141,7 @@ def train_step(
         "loss": sum(losses.values()),
         **{f"loss/{name}": value for name, value in losses.items()},
         **{f"per_image/{name}": value for name, value in statistics.items()},
-        "gradient_norm": optax.global_norm(gradients),
+        "gradient_norm": optax.tree.norm(gradients),
     }
     return new_state, scalars, {name: term.total for name, term in terms.items()}
 
@@ -154,6 +155,10 @@ class Plan:
     log_every: int
     checkpoint_every: int
     eval_every: int  # 0: only at the end
+
+    def evaluates(self, step: int) -> bool:
+        """Whether the run is evaluated after this step (and always after the last)."""
+        return self.eval_every > 0 and step % self.eval_every == 0
 
 
 def fit(
@@ -182,30 +187,26 @@ def fit(
     Raises:
       NonFiniteLossError: a loss or gradient stopped being a number.
     """
-    state = resume(state, batches, checkpoints, logger)
-    start = int(state.step)
-    device_state = parallel.replicate(state)
-    mapped = parallel.pmap(step_fn, donate=(0,))
-    watch = Watch(logger, plan, schedule, workdir, start=start)
-    metrics: dict[str, float] = {}
-    for step in range(start + 1, plan.total_steps + 1):
-        batch = watch.wait_for(batches)
-        device_state, scalars, totals = mapped(device_state, parallel.shard(batch))
-        watch.record(step, scalars, totals, batch)
-        last = step == plan.total_steps
-        evaluating = last or (plan.eval_every and step % plan.eval_every == 0)
-        if evaluating or step % plan.checkpoint_every == 0:
-            watch.settle()  # nothing is saved before its loss is known to be a number
-            state = parallel.unreplicate(device_state)
-            metrics = evaluate(state.evaluated()) if evaluating else {}
-            if metrics:
-                logger.scalars(step, {f"eval/{name}": value for name, value in metrics.items()})
-            save(state, batches, checkpoints, metrics)
-            watch.restart_clock()
-    if start >= plan.total_steps:
-        metrics = evaluate(state.evaluated())
-    checkpoints.close()
-    return state, metrics
+    with contextlib.closing(checkpoints):  # what is being written is finished, come what may
+        state = resume(state, batches, checkpoints, logger)
+        start, metrics = int(state.step), None
+        device_state = parallel.replicate(state)
+        mapped = parallel.pmap(step_fn, donate=(0,))
+        watch = Watch(logger, plan, schedule, workdir, start=start)
+        for step in range(start + 1, plan.total_steps + 1):
+            batch = watch.wait_for(batches)
+            device_state, scalars, totals = mapped(device_state, parallel.shard(batch))
+            watch.record(step, scalars, totals, batch)
+            evaluating = step == plan.total_steps or plan.evaluates(step)
+            if evaluating or step % plan.checkpoint_every == 0:
+                watch.settle()  # nothing is saved before its loss is known to be a number
+                state = parallel.unreplicate(device_state)
+                metrics = evaluate(state.evaluated()) if evaluating else None
+                if metrics:
+                    logger.scalars(step, {f"eval/{name}": x for name, x in metrics.items()})
+                save(state, batches, checkpoints, metrics)
+                watch.restart_clock()
+        return state, metrics or evaluate(state.evaluated())
 
 
 def resume(state: TrainState, batches: Any, checkpoints: Checkpoints, logger: Logger) -> TrainState:
@@ -231,7 +232,7 @@ def resume(state: TrainState, batches: Any, checkpoints: Checkpoints, logger: Lo
 
 
 def save(
-    state: TrainState, batches: Any, checkpoints: Checkpoints, metrics: dict[str, float]
+    state: TrainState, batches: Any, checkpoints: Checkpoints, metrics: dict[str, float] | None
 ) -> None:
     """Checkpoint a state that is on the host. `variables` are those that evaluation uses."""
     checkpoints.save(
@@ -239,7 +240,7 @@ def save(
         variables=state.evaluated(),
         training=_only_for_training(state),
         loader=batches.get_state(),
-        metrics=metrics or None,
+        metrics=metrics,
     )
 
 
@@ -272,7 +273,7 @@ class Watch:
         """Begin a new interval: what came before (evaluation, saving) is not training speed."""
         self._clock, self._waited, self._first = time.perf_counter(), 0.0, self._logged
 
-    def wait_for(self, batches: Iterator[Batch]) -> Batch:
+    def wait_for(self, batches: Any) -> Batch:
         """The next batch; the time it takes to come is counted."""
         begin = time.perf_counter()
         batch = next(batches)
@@ -296,7 +297,7 @@ class Watch:
         done = step - self._first
         elapsed = time.perf_counter() - self._clock
         if step % self._plan.log_every == 0 or step == self._plan.total_steps:
-            scalars["learning_rate"] = float(self._schedule(step - 1))
+            scalars["lr"] = float(self._schedule(step - 1))
             scalars["images_per_second"] = done * self._plan.batch_size / elapsed
             scalars["seconds_waiting"] = self._waited
             self._logger.scalars(step, {f"train/{k}": v for k, v in scalars.items()})

@@ -4,31 +4,23 @@ import json
 
 import numpy as np
 import pytest
+from golden_cases import FOLDER, cases
 
 from anchors_jax import evaluation
 from anchors_jax.evaluation import DetectionTable
 from anchors_jax.evaluation.coco import BACKENDS
-from tests import golden_cases
 
 SUMMARY = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 ONE = pytest.approx(1.0)  # COCO's precision is found / (found + 2e-16)
 backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
-ENTRIES = {
-    name: entry
-    for name, entry in golden_cases._index().items()
-    if entry.get("op") == "coco_eval"  # entries of whole models have no op
-}
-golden = pytest.mark.parametrize(
-    "case", [pytest.param(golden_cases.load(name), id=name) for name in ENTRIES]
-)
+golden = cases("coco_eval")
 
 
 def read_golden(case):
-    entry = ENTRIES[case.name]["json_files"]
     truth, results = (
-        json.loads((golden_cases.FOLDER / entry[key]).read_text()) for key in ("gt", "dt")
+        json.loads((FOLDER / case.json_files[key]).read_text()) for key in ("gt", "dt")
     )
     return truth, evaluation.from_coco_results(results)
 

@@ -23,9 +23,10 @@ class Case(NamedTuple):
     """One reference case: `arrays[name]` are numpy arrays, `params` the settings they hold for."""
 
     name: str
-    op: str
+    op: str | None
     params: dict[str, Any]
     arrays: dict[str, np.ndarray]
+    json_files: dict[str, str]  # role -> file name, for the evaluation cases
 
 
 @functools.cache
@@ -42,12 +43,12 @@ def load(name: str) -> Case:
     entry = _index()[name]
     with np.load(FOLDER / entry["file"]) as stored:
         arrays = {key: stored[key] for key in stored.files}
-    return Case(name, entry["op"], entry["params"], arrays)
+    return Case(name, entry.get("op"), entry.get("params", {}), arrays, entry.get("json_files", {}))
 
 
 def cases(*ops: str) -> pytest.MarkDecorator:
     """Parametrise a test over every case of the given ops; the argument is called `case`."""
-    names = [name for name, entry in _index().items() if entry["op"] in ops]
+    names = [name for name, entry in _index().items() if entry.get("op") in ops]
     if not names:
         reason = f"no golden case of {', '.join(ops)} in {FOLDER}"
         return pytest.mark.parametrize("case", [pytest.param(None, marks=pytest.mark.skip(reason))])
