@@ -129,8 +129,11 @@ def prepare_command(options: Options) -> None:
         raise UsageError("--out=DIR is missing: the folder to write the data set to")
     run = experiment.load(options.config)
     splits = {"train": run.source("train"), "validation": run.source("eval")}
-    written = prepare.prepare(splits, options.out, name=options.config.name)
-    print(f"written to {written}; read it with data.prepared.prepared(directory={str(written)!r})")
+    written = prepare.prepare(splits, out_dir=options.out, name=options.config.name)
+    print(
+        f"written to {written}; train on it with --config=configs/prepared.py "
+        f"--config.data.root={written} --config.num_classes={run.config.num_classes}"
+    )
 
 
 def describe_command(options: Options) -> None:

@@ -1,0 +1,1 @@
+"""Speed and memory of the parts, at the sizes of the papers. `make bench` runs all."""
