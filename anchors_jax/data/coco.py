@@ -10,7 +10,13 @@ from typing import Any
 from anchors_jax.data import images as image_files
 from anchors_jax.data.annotated import AnnotatedImages, Files
 from anchors_jax.data.records import DataError, Problems, choose_classes
-from anchors_jax.data.table import Objects, objects_from_rows, tabulate
+from anchors_jax.data.table import (
+    Objects,
+    check_image_ids,
+    first_images,
+    objects_from_rows,
+    tabulate,
+)
 
 
 def coco(
@@ -18,6 +24,7 @@ def coco(
     annotations: str | os.PathLike,
     images: str | os.PathLike | None,
     classes: Sequence[str] | None = None,
+    limit: int | None = None,
     strict: bool = False,
 ) -> AnnotatedImages:
     """Read an `instances_*.json` file.
@@ -28,6 +35,7 @@ def coco(
         (`ground_truth`, `sizes`), reading an image raises.
       classes: names to read, in label order; objects of other classes are left out, their images
         stay. None: all, in the order of their category ids, which may have holes.
+      limit: take the first so many images only; None: all.
       strict: raise on the first faulty box, instead of dropping or clipping and counting it.
 
     Objects with `iscrowd` or `ignore` are crowd regions. Images without objects are kept.
@@ -43,7 +51,7 @@ def coco(
         for i, record in enumerate(content["images"])
     ]
     reader = Files(pathlib.Path(images) if images is not None else None, files)
-    return from_dict(content, reader, where=str(path), classes=classes, strict=strict)
+    return from_dict(content, reader, where=str(path), classes=classes, limit=limit, strict=strict)
 
 
 def from_dict(
@@ -52,6 +60,7 @@ def from_dict(
     *,
     where: str,
     classes: Sequence[str] | None = None,
+    limit: int | None = None,
     strict: bool = False,
 ) -> AnnotatedImages:
     """A source from a COCO dictionary and a function that fetches the i-th encoded image."""
@@ -60,6 +69,7 @@ def from_dict(
     records = content["images"]
     ids = [_id(record, "id", f"{where}: image number {i}") for i, record in enumerate(records)]
     files = [str(record["file_name"]) for record in records]
+    check_image_ids(ids, files, where)
     if isinstance(read, Files):
         read.check(ids)
     problems = Problems()
@@ -75,6 +85,7 @@ def from_dict(
         strict=strict,
     )
     problems.report(where)
+    table = first_images(table, limit)
     return AnnotatedImages(table, read, where=where, problems=problems, strict=strict)
 
 

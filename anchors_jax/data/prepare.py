@@ -114,8 +114,8 @@ def write(
 
 def prepare(
     source: AnnotatedImages | Mapping[str, AnnotatedImages],
-    *,
     out_dir: str | os.PathLike,
+    *,
     name: str,
     version: str = "1.0.0",
     description: str = "",

@@ -18,7 +18,7 @@ from anchors_jax.data.records import DataError
 
 def prepared(
     *,
-    path: str | os.PathLike,
+    directory: str | os.PathLike,
     split: str,
     classes: Sequence[str] | None = None,
     strict: bool = False,
@@ -26,7 +26,7 @@ def prepared(
     """A split of a prepared detection data set.
 
     Args:
-      path: the folder with `dataset_info.json`, such as `coco/2017/1.1.0`.
+      directory: the folder with `dataset_info.json`, such as `coco/2017/1.1.0`.
       split: train, validation, ... (also TFDS slices, such as "train[:100]").
       classes: names to read, in label order; None: all.
       strict: raise on the first faulty box instead of counting it.
@@ -39,7 +39,7 @@ def prepared(
     Raises:
       DataError: the folder, the split or a feature is missing.
     """
-    folder = pathlib.Path(path)
+    folder = pathlib.Path(directory)
     reader = Records(folder, split)
     where = f"{folder} {split}"
     known = ground_truth_path(folder, split)

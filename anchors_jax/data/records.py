@@ -134,13 +134,14 @@ def choose_classes(
       DataError: a wanted name is unknown or given twice; the message has the nearest known name.
     """
     known = tuple(known)
+    if not known:
+        raise DataError(f"{where}: no classes")
     if wanted is None:
         return known
     for name in wanted:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            hint = f"; the nearest known name is {near[0]!r}" if near else "; it has no classes"
-            raise DataError(f"{where}: unknown class {name!r}{hint}")
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise DataError(f"{where}: unknown class {name!r}; the nearest known name is {near!r}")
     if len(set(wanted)) != len(wanted):
         twice = next(name for name, count in Counter(wanted).items() if count > 1)
         raise DataError(f"{where}: class {twice!r} is asked for twice")

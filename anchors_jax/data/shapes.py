@@ -161,4 +161,4 @@ def shapes(
         return write(lambda: Shapes(config=config, truth=truth, data_dir=scratch), truth)
 
     folder = build_folder(root / "shapes" / name / str(Shapes.VERSION), build)
-    return prepared(path=folder, split=split, classes=classes)
+    return prepared(directory=folder, split=split, classes=classes)

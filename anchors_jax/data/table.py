@@ -32,8 +32,8 @@ class Objects:
     area: Float64[np.ndarray, " M"]  # NaN where the annotation has none: then width * height
     ids: Int64[np.ndarray, " M"]
 
-    def take(self, rows: np.ndarray) -> "Objects":
-        """The chosen rows (mask or indices)."""
+    def take(self, rows: np.ndarray | slice) -> "Objects":
+        """The chosen rows (mask, indices or slice)."""
         return Objects(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
 
 
@@ -75,15 +75,13 @@ def tabulate(
     problems: Problems,
     strict: bool = False,
 ) -> Table:
-    """Clean the boxes, sort them by image and check that ids are unique.
+    """Clean the boxes, sort them by image and check that annotation ids are unique.
+
+    Image ids have been checked by `check_image_ids`, or are made up.
 
     Raises:
-      DataError: an image or annotation id occurs twice; with `strict`, any faulty box.
+      DataError: an annotation id occurs twice; with `strict`, any faulty box.
     """
-    for image_id in image_ids:
-        if not 0 <= image_id < 2**31:  # batches hold int32, and -1 for rows without an image
-            raise DataError(f"{where}: image id {image_id} is not in 0..2**31-1")
-    _unique(image_ids, f"{where}: image id", files)
     _unique(objects.ids.tolist(), f"{where}: annotation id")
     heights_widths = np.asarray(sizes, np.int32).reshape(-1, 2)
     table = Table(
@@ -100,6 +98,31 @@ def tabulate(
     counts = np.bincount(clean.image, minlength=len(files))
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     return dataclasses.replace(table, objects=clean, starts=starts)
+
+
+def check_image_ids(image_ids: Sequence[int], files: Sequence[str], where: str) -> None:
+    """Raise a DataError if an image id occurs twice or does not fit a batch."""
+    for image_id in image_ids:
+        if not 0 <= image_id < 2**31:  # batches hold int32, and -1 for rows without an image
+            raise DataError(f"{where}: image id {image_id} is not in 0..2**31-1")
+    _unique(image_ids, f"{where}: image id", files)
+
+
+def first_images(table: Table, count: int | None) -> Table:
+    """The table of the first `count` images; None: of all."""
+    if count is None:
+        return table
+    if count < 1:
+        raise ValueError(f"limit must be at least 1, not {count}")
+    starts = table.starts[: count + 1]
+    return dataclasses.replace(
+        table,
+        image_ids=table.image_ids[:count],
+        files=table.files[:count],
+        sizes=table.sizes[:count],
+        objects=table.objects.take(slice(starts[-1])),
+        starts=starts,
+    )
 
 
 def _unique(ids: Sequence[int], what: str, names: Sequence[str] | None = None) -> None:
@@ -128,7 +151,7 @@ def _clean(table: Table, where: str, problems: Problems, strict: bool) -> Object
         (OUTSIDE, finite & area & ~inside),
         (ACROSS, finite & area & inside & (moved > _ROUNDING)),
     ):
-        for row in np.flatnonzero(rows):
+        for row in np.flatnonzero(rows).tolist():
             case = _describe(table, row)
             if strict:
                 raise DataError(f"{where}: {case}: {kind.partition(' (')[0]}")

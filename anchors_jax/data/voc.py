@@ -23,6 +23,7 @@ def voc(
     classes: Sequence[str] | None = None,
     use_difficult: bool = False,
     one_based: bool = True,
+    limit: int | None = None,
     strict: bool = False,
 ) -> AnnotatedImages:
     """Read `Annotations/*.xml` and `JPEGImages/*` of the stems in `ImageSets/Main/<split>.txt`.
@@ -37,6 +38,7 @@ def voc(
       one_based: coordinates are 1-based and inclusive, as VOC's: the pixels xmin..xmax become
         x0 = xmin - 1, x1 = xmax, so that width is the number of pixels. False: x0 = xmin,
         x1 = xmax.
+      limit: take the first so many images only; None: all.
       strict: raise on the first faulty box or file name instead of counting it.
 
     A box with xmax <= xmin or ymax <= ymin as written is a slip of the annotator and dropped under
@@ -48,7 +50,7 @@ def voc(
         class, a missing image (with its id).
     """
     folder = pathlib.Path(root)
-    stems = _stems(folder, split)
+    stems = _stems(folder, split, limit)
     trees = [_parse(folder / "Annotations" / f"{stem}.xml") for stem in stems]
     names = choose_classes(classes, _names(folder), str(folder))
     where = f"{folder} {split}"
@@ -59,20 +61,12 @@ def voc(
     label = {name: k for k, name in enumerate(names)}
     rows = []
     for i, tree in enumerate(trees):
-        _check_name(tree, reader.files[i], problems, f"{where}: {stems[i]}.xml", strict)
-        for item in tree.findall("object"):
-            name = (item.findtext("name") or "").strip()
-            if name not in label:
-                continue
-            box = _box(item, one_based, f"{folder}/Annotations/{stems[i]}.xml, {name!r}")
-            if box is None:
-                case = f"{stems[i]}.xml, {name!r}"
-                if strict:
-                    raise DataError(f"{where}: {case}: object without a box")
-                problems.note(NO_BOX, case)
-                continue
-            crowd = not use_difficult and (item.findtext("difficult") or "0").strip() == "1"
-            rows.append((i, box, label[name], crowd, math.nan, len(rows) + 1))
+        xml = f"{folder}/Annotations/{stems[i]}.xml"
+        _check_name(tree, reader.files[i], problems, xml, strict)
+        for name, box, difficult in _objects(tree, one_based, problems, xml, strict):
+            if name in label:
+                crowd = difficult and not use_difficult
+                rows.append((i, box, label[name], crowd, math.nan, len(rows) + 1))
     table = tabulate(
         image_ids=ids,
         files=reader.files,
@@ -88,7 +82,24 @@ def voc(
     return AnnotatedImages(table, reader, where=where, problems=problems, strict=strict)
 
 
-def _stems(folder: pathlib.Path, split: str) -> list[str]:
+def _objects(
+    tree: ElementTree.Element, one_based: bool, problems: Problems, xml: str, strict: bool
+) -> Iterator[tuple[str, tuple[float, ...], bool]]:
+    """Name, box (x0, y0, width, height) and difficulty of every object that has a box."""
+    for item in tree.findall("object"):
+        name = (item.findtext("name") or "").strip()
+        if item.find("bndbox") is not None:
+            difficult = (item.findtext("difficult") or "0").strip() == "1"
+            yield name, _box(item, one_based, f"{xml}, {name!r}"), difficult
+        elif strict:
+            raise DataError(f"{xml}: object {name!r} has no box")
+        else:
+            problems.note(NO_BOX, f"{name!r} in {xml}")
+
+
+def _stems(folder: pathlib.Path, split: str, limit: int | None) -> list[str]:
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, not {limit}")
     path = folder / "ImageSets" / "Main" / f"{split}.txt"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -101,7 +112,7 @@ def _stems(folder: pathlib.Path, split: str) -> list[str]:
         if stem in seen:
             raise DataError(f"{path}: {stem} occurs twice")
         seen.add(stem)
-    return stems
+    return stems[:limit]
 
 
 def _parse(path: pathlib.Path) -> ElementTree.Element:
@@ -138,11 +149,11 @@ def _files(folder: pathlib.Path, stems: list[str]) -> list[str]:
 
 
 def _check_name(
-    tree: ElementTree.Element, file: str, problems: Problems, where: str, strict: bool
+    tree: ElementTree.Element, file: str, problems: Problems, xml: str, strict: bool
 ) -> None:
     written = (tree.findtext("filename") or "").strip()
     if written and written not in (file, pathlib.PurePath(file).stem):
-        case = f"{where} names {written!r}, its image is {file!r}"
+        case = f"{xml} names {written!r}, its image is {file!r}"
         if strict:
             raise DataError(case)
         problems.note(OTHER_NAME, case)
@@ -159,14 +170,11 @@ def _size(tree: ElementTree.Element, reader: Files, index: int) -> tuple[int, in
     return image_files.size_of(reader(index), name=reader.files[index])
 
 
-def _box(item: ElementTree.Element, one_based: bool, where: str) -> tuple[float, ...] | None:
+def _box(item: ElementTree.Element, one_based: bool, where: str) -> tuple[float, ...]:
     """x0, y0, width, height; a width of 0 where the corners as written enclose nothing."""
-    box = item.find("bndbox")
-    if box is None:
-        return None
     values = []
     for key in ("xmin", "ymin", "xmax", "ymax"):
-        text = box.findtext(key)
+        text = item.findtext(f"bndbox/{key}")
         try:
             values.append(float(text))
         except (TypeError, ValueError):
