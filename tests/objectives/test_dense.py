@@ -117,7 +117,7 @@ def test_detections_agree_with_the_reference(case):
 
 DEFAULT = {
     "box_loss": "l1", "pos_iou_thr": 0.5, "neg_iou_thr": 0.4, "min_pos_iou": 0.0,
-    "stds": (1, 1, 1, 1), "focal_alpha": 0.25, "focal_gamma": 2.0,
+    "stds": (1.0, 1.0, 1.0, 1.0), "focal_alpha": 0.25, "focal_gamma": 2.0,
 }  # fmt: skip
 
 
@@ -182,7 +182,6 @@ def test_an_image_without_objects_is_all_background():
 def test_padding_matters_to_nothing(padding, on_codes):
     predictions, anchors, targets = miniature()
     box_loss = losses.l1 if on_codes else losses.giou
-    objective = retinanet(DEFAULT | {"box_loss": "l1"})
     objective = dense.objective(
         assign=max_iou.assign, codec=codecs.deltas(), box_loss=box_loss, box_loss_on_codes=on_codes
     )
