@@ -1,0 +1,214 @@
+"""From scored boxes to detections: candidates, exact greedy NMS of fixed size, score voting.
+
+Everything has a static number of slots with a validity mask. Nothing here is approximate: the
+results are those of the variable-size algorithms, ties included (the lower index goes first).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int
+
+from anchors_jax import boxes as geometry
+from anchors_jax.types import Candidates, Detections
+
+
+class Pairs(NamedTuple):
+    """The best (anchor, class) pairs, best first; invalid slots come last with score 0."""
+
+    anchor: Int[Array, "k"]
+    label: Int[Array, "k"]
+    score: Float[Array, "k"]
+    valid: Bool[Array, "k"]
+
+
+def nms(
+    boxes: Float[Array, "N 4"],
+    scores: Float[Array, "N"],
+    valid: Bool[Array, "N"],
+    *,
+    iou_threshold: float = 0.5,
+    max_detections: int = 100,
+) -> tuple[Int[Array, "D"], Bool[Array, "D"]]:
+    """Greedy non-maximum suppression: keep the best box, drop all with IoU > threshold, repeat.
+
+    Args:
+        boxes: corners in pixels. Boxes without area neither suppress nor are suppressed.
+        scores: any real numbers; NaN counts as invalid.
+        valid: boxes that take part.
+        iou_threshold: IoU strictly above this suppresses.
+        max_detections: D, how many to keep.
+
+    Returns:
+        Indices of the kept boxes by decreasing score, and which of the D slots are used.
+    """
+    labels = jnp.zeros(boxes.shape[0], jnp.int32)
+    return class_wise(
+        boxes, scores, labels, valid, iou_threshold=iou_threshold, max_detections=max_detections
+    )
+
+
+def class_wise(
+    boxes: Float[Array, "N 4"],
+    scores: Float[Array, "N"],
+    labels: Int[Array, "N"],
+    valid: Bool[Array, "N"],
+    *,
+    iou_threshold: float = 0.5,
+    max_detections: int = 100,
+) -> tuple[Int[Array, "D"], Bool[Array, "D"]]:
+    """`nms` in which only boxes of one class suppress each other; the best D over all classes.
+
+    Compares labels instead of moving each class to its own place, which fails for negative
+    coordinates and loses precision with many classes.
+    """
+    slots = jnp.zeros(max_detections, jnp.int32)
+    if boxes.shape[0] == 0:
+        return slots, slots > 0
+    alive = jnp.where(valid & (scores > -jnp.inf), scores, -jnp.inf)
+
+    def best(alive: Array) -> tuple[Array, Array]:
+        index = jnp.argmax(alive).astype(jnp.int32)
+        return index, alive[index] > -jnp.inf
+
+    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        count, index, _, alive, kept = state
+        kept = kept.at[count].set(index)
+        overlap = geometry.iou(boxes, lax.dynamic_slice_in_dim(boxes, index, 1))
+        drop = (overlap > iou_threshold) & (labels == labels[index])
+        drop = drop | (jnp.arange(boxes.shape[0], dtype=jnp.int32) == index)
+        alive = jnp.where(drop, -jnp.inf, alive)
+        return count + 1, *best(alive), alive, kept
+
+    def more(state: tuple[Array, ...]) -> Array:
+        return (state[0] < max_detections) & state[2]
+
+    count, _, _, _, kept = lax.while_loop(more, step, (jnp.int32(0), *best(alive), alive, slots))
+    used = jnp.arange(max_detections, dtype=jnp.int32) < count
+    return jnp.where(used, kept, 0), used
+
+
+def top_candidates(
+    scores: Float[Array, "A K"],
+    valid: Bool[Array, "A"],
+    *,
+    score_threshold: float = 0.05,
+    top_k: int = 1000,
+) -> Pairs:
+    """The top_k best (anchor, class) pairs with score > threshold; ties in row-major order.
+
+    Two stages: the top_k anchors by their best class, then the top_k pairs among those. Exact: any
+    pair of another anchor is beaten by the best pairs of top_k anchors, and tied ones come first
+    because their anchor has the lower index.
+
+    Args:
+        scores: of every anchor and class, in 0..1.
+        valid: anchors that take part.
+        score_threshold: scores must lie strictly above it.
+        top_k: number of pairs; fewer come back if there are fewer.
+
+    An anchor with a NaN among its scores takes no part.
+    """
+    peak = jnp.where(valid, jnp.max(scores, axis=-1), -jnp.inf)
+    return _best_pairs(scores, peak, 0, score_threshold, top_k)
+
+
+def _best_pairs(scores: Array, peak: Array, start: int, threshold: float, top_k: int) -> Pairs:
+    """Best pairs of the anchors start.., whose best scores are `peak`."""
+    count, classes = peak.shape[0], scores.shape[1]
+    peak = jnp.where(peak > threshold, peak, -jnp.inf)  # NaN goes too
+    highest, chosen = lax.top_k(peak, min(top_k, count))
+    # Ascending anchors make equal pairs come out in row-major order.
+    order = jnp.argsort(chosen)
+    chosen, highest = chosen[order] + start, highest[order]
+    rows = scores[chosen]
+    usable = (rows > threshold) & (highest > -jnp.inf)[:, None]
+    flat = jnp.where(usable, rows, -jnp.inf).reshape(-1)
+    best, pair = lax.top_k(flat, min(top_k, flat.shape[0]))
+    used = best > -jnp.inf
+    return Pairs(
+        anchor=jnp.where(used, chosen[pair // classes], 0),
+        label=jnp.where(used, pair % classes, 0),
+        score=jnp.where(used, best, 0.0),
+        valid=used,
+    )
+
+
+def score_voting(
+    detections: Detections,
+    boxes: Float[Array, "N 4"],
+    scores: Float[Array, "N"],
+    labels: Int[Array, "N"],
+    valid: Bool[Array, "N"],
+    *,
+    sigma: float = 0.025,
+    min_iou: float = 0.01,
+) -> Detections:
+    """Move each detection to the mean of the candidates of its class around it.
+
+    Weights are score * exp(-(1 - IoU)^2 / sigma) over candidates with IoU > min_iou (Kim and Lee
+    2020, PAA, Eq. 11). A detection without such candidates (one without area) keeps its box.
+    """
+    overlap = geometry.pairwise(geometry.iou, detections.boxes, boxes)
+    votes = (detections.labels[:, None] == labels[None]) & valid[None] & (overlap > min_iou)
+    weight = jnp.exp(-jnp.square(1.0 - overlap) / sigma) * scores[None]
+    weight = jnp.where(votes, weight, 0.0)
+    total = jnp.sum(weight, axis=1, keepdims=True)
+    clean = jnp.where(valid[:, None], boxes, 0.0)
+    mean = jnp.matmul(weight, clean, precision=lax.Precision.HIGHEST)
+    voted = jnp.where(total > 0.0, mean / jnp.where(total > 0.0, total, 1.0), detections.boxes)
+    return detections.replace(boxes=jnp.where(detections.valid[:, None], voted, 0.0))
+
+
+def detect(
+    candidates: Candidates,
+    *,
+    score_threshold: float = 0.05,
+    top_k: int = 1000,
+    iou_threshold: float = 0.5,
+    max_detections: int = 100,
+    min_size: float = 0.0,
+    voting: Callable[..., Detections] | None = None,
+) -> Detections:
+    """Detections of one image: best pairs of each level, class-wise NMS, best D, sorted.
+
+    RetinaNet, Section 4.1 "Inference". Unused slots hold zeros and are invalid.
+
+    Args:
+        candidates: decoded boxes and scores of all anchors.
+        score_threshold: pairs must score strictly more.
+        top_k: pairs kept per level.
+        iou_threshold: of the suppression, strict.
+        max_detections: D.
+        min_size: boxes must be wider and higher than this, in pixels.
+        voting: `score_voting` with its constants bound, or None.
+    """
+    scores = candidates.scores
+    peak = jnp.max(scores, axis=-1)  # of all levels at once: slicing the scores would copy them
+    levels, start = [], 0
+    for count in candidates.level_counts:
+        level = peak[start : start + count]
+        levels.append(_best_pairs(scores, level, start, score_threshold, top_k))
+        start += count
+    pairs = Pairs(*(jnp.concatenate(parts) for parts in zip(*levels, strict=True)))
+    boxes = candidates.boxes[pairs.anchor]
+    valid = pairs.valid & jnp.all(geometry.sizes(boxes) > min_size, axis=-1)
+    kept, used = class_wise(
+        boxes,
+        pairs.score,
+        pairs.label,
+        valid,
+        iou_threshold=iou_threshold,
+        max_detections=max_detections,
+    )
+    detections = Detections(
+        boxes=jnp.where(used[:, None], boxes[kept], 0.0),
+        scores=jnp.where(used, pairs.score[kept], 0.0),
+        labels=jnp.where(used, pairs.label[kept], 0),
+        valid=used,
+    )
+    if voting is None:
+        return detections
+    return voting(detections, boxes, pairs.score, pairs.label, valid)
