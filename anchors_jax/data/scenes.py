@@ -155,7 +155,7 @@ def _draw(rng: np.random.Generator, image: np.ndarray, shape: _Shape, style: Sty
         shape.corner[0] : shape.corner[0] + rows, shape.corner[1] : shape.corner[1] + columns
     ]
     faint = rng.random() < style.low_contrast
-    low, high = (25, 45) if faint else (70, 220)
+    low, high = (25.0, 45.0) if faint else (70.0, 220.0)
     colour = drawing.contrasting(rng, behind.reshape(-1, 3).mean(0), low, high)
     grain = drawing.texture(rng, (rows, columns), amplitude=rng.uniform(0, 8), octaves=3)
     drawing.blend(image, shape.alpha, shape.corner, colour + grain)
