@@ -1,5 +1,7 @@
 """Overlaps against a slow reference and the stored values; bounds; degenerate boxes."""
 
+import functools
+
 import golden_cases
 import jax
 import jax.numpy as jnp
@@ -31,6 +33,16 @@ def slow_iou_and_giou(a, b):
     return iou, iou - (hull - union) / hull
 
 
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("eps", "aspect_above", "clamp"))
+def pairwise(overlap, a, b, **keywords):
+    return geometry.pairwise(overlap, a, b, **keywords)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("eps", "aspect_above", "clamp"))
+def aligned(overlap, a, b, **keywords):
+    return overlap(a, b, **keywords)
+
+
 def same(got, expected):
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=2e-6)
 
@@ -50,7 +62,7 @@ def test_bounds_identity_and_finite_gradients(overlap):
         values = geometry.pairwise(overlap, boxes, a)
         return values.sum(), values
 
-    (_, values), gradient = jax.value_and_grad(total, has_aux=True)(a)
+    (_, values), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(a)
     lowest = 0.0 if overlap in (geometry.iou, geometry.iof) else -1.0
     assert np.isfinite(values).all()
     assert values.min() >= lowest - 1e-5
@@ -75,7 +87,7 @@ def test_pairwise_reference(case):
     for name in ("iou", "iof", "giou"):
         if f"out_{name}" in case.arrays:
             overlap = getattr(geometry, name)
-            same(geometry.pairwise(overlap, a, b, eps=eps), case.arrays[f"out_{name}"])
+            same(pairwise(overlap, a, b, eps=eps), case.arrays[f"out_{name}"])
     torchvision = {
         "iou": {},
         "giou": {},
@@ -85,7 +97,7 @@ def test_pairwise_reference(case):
     for name, keywords in torchvision.items():
         if f"out_tv_{name}" in case.arrays:
             expected = case.arrays[f"out_tv_{name}"]
-            got = np.asarray(geometry.pairwise(getattr(geometry, name), a, b, **keywords))
+            got = np.asarray(pairwise(getattr(geometry, name), a, b, **keywords))
             usable = np.isfinite(expected)
             assert np.isfinite(got).all()
             same(got[usable], expected[usable])
@@ -106,7 +118,7 @@ def test_aligned_reference(case):
     for array, keywords in variants.items():
         if array in case.arrays:
             expected = case.arrays[array]
-            got = np.asarray(getattr(geometry, array.split("_")[-1])(a, b, **keywords))
+            got = np.asarray(aligned(getattr(geometry, array.split("_")[-1]), a, b, **keywords))
             usable = np.isfinite(expected)
             assert np.isfinite(got).all()
             same(got[usable], expected[usable])

@@ -76,6 +76,19 @@ def test_threshold_is_strict_and_classes_are_separate():
     np.testing.assert_array_equal(kept_by(boxes, scores, labels, threshold=0.5), [0, 1, 3])
 
 
+top_candidates = jax.jit(nms.top_candidates, static_argnames=("score_threshold", "top_k"))
+detect = jax.jit(
+    nms.detect,
+    static_argnames=(
+        "score_threshold",
+        "top_k",
+        "iou_threshold",
+        "max_detections",
+        "voting",
+    ),
+)
+
+
 def slow_top(scores, threshold, top_k):
     pairs = [(-s, a, k) for (a, k), s in np.ndenumerate(scores) if s > threshold]
     return [(a, k) for _, a, k in sorted(pairs)[:top_k]]
@@ -87,12 +100,12 @@ def test_two_stages_equal_the_flat_top_k(top_k):
     scores = random.choice(np.float32([0.0, 0.05, 0.1, 0.4, 0.9]), (25, 3))
     valid = random.uniform(size=25) < 0.8
     scores[3] = np.nan
-    got = nms.top_candidates(jnp.asarray(scores), jnp.asarray(valid), top_k=top_k)
+    got = top_candidates(jnp.asarray(scores), jnp.asarray(valid), top_k=top_k)
     used = np.asarray(got.valid)
     expected = slow_top(np.where(valid[:, None], np.nan_to_num(scores), 0), np.float32(0.05), top_k)
     pairs = zip(np.asarray(got.anchor)[used], np.asarray(got.label)[used], strict=True)
     assert [(int(a), int(k)) for a, k in pairs] == expected
-    np.testing.assert_array_equal(got.score[used], [scores[pair] for pair in expected])
+    np.testing.assert_array_equal(np.asarray(got.score)[used], [scores[pair] for pair in expected])
     assert not np.asarray(got.score)[~used].any()
 
 
@@ -109,8 +122,8 @@ def test_detections_are_the_best_of_all_levels_in_order():
     random = np.random.default_rng(2)
     boxes, scores = random_boxes(random, 50), random.uniform(size=(50, 3)).astype(np.float32)
     boxes[7, 2] = boxes[7, 0]  # no area: dropped
-    detect = functools.partial(nms.detect, score_threshold=0.3, top_k=20, max_detections=12)
-    got = jax.jit(detect)(candidates_of(boxes, scores, (40, 10)))
+    best = functools.partial(detect, score_threshold=0.3, top_k=20, max_detections=12)
+    got = best(candidates_of(boxes, scores, (40, 10)))
     pairs = slow_top(scores[:40], 0.3, 20)
     pairs += [(a + 40, k) for a, k in slow_top(scores[40:], 0.3, 20)]
     pairs = [pair for pair in pairs if pair[0] != 7]
@@ -123,16 +136,16 @@ def test_detections_are_the_best_of_all_levels_in_order():
     one = jax.tree.map(lambda leaf: leaf[None], candidates_of(boxes, scores, (40, 10)))
     batch = one.replace(shape=one.shape[0])
     axes = one.replace(boxes=0, scores=0, shape=None)
-    stacked = jax.vmap(detect, in_axes=(axes,))(batch)
+    stacked = jax.vmap(best, in_axes=(axes,))(batch)
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda x: x[0], stacked), got)
 
 
 def test_nothing_above_the_threshold_gives_only_empty_slots():
     boxes = np.tile(np.float32([0, 0, 9, 9]), (4, 1))
-    got = nms.detect(candidates_of(boxes, np.full((4, 2), 0.05, np.float32)), max_detections=6)
+    got = detect(candidates_of(boxes, np.full((4, 2), 0.05, np.float32)), max_detections=6)
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(got))
     assert got.boxes.shape == (6, 4)
-    two = nms.detect(candidates_of(boxes[:1], [[0.06, 0.4]]), max_detections=6)
+    two = detect(candidates_of(boxes[:1], [[0.06, 0.4]]), max_detections=6)
     np.testing.assert_array_equal(two.labels[:2], [1, 0])  # one anchor, two classes
     assert int(two.valid.sum()) == 2
 
@@ -172,7 +185,7 @@ def test_multiclass_reference(case):
     arrays, params = case.arrays, case.params
     count, classes = len(arrays["in_boxes"]), params["num_classes"]
     scores = jnp.asarray(arrays["in_scores"][:, :classes])
-    pairs = nms.top_candidates(
+    pairs = top_candidates(
         scores,
         jnp.ones(count, bool),
         score_threshold=params["score_thr"],
@@ -183,27 +196,21 @@ def test_multiclass_reference(case):
     score = pairs.score
     if "in_score_factors" in arrays:
         score = score * jnp.asarray(arrays["in_score_factors"])[pairs.anchor]
-    kept, used = nms.class_wise(
-        boxes,
-        score,
-        pairs.label,
-        pairs.valid,
-        iou_threshold=params["iou_threshold"],
-        max_detections=params["max_num"],
+    kept, used = suppress(
+        boxes, score, pairs.label, pairs.valid, params["iou_threshold"], size=params["max_num"]
     )
-    kept = kept[used]
-    np.testing.assert_array_equal(pairs.label[kept], arrays["out_labels"])
-    np.testing.assert_array_equal(
-        pairs.anchor[kept] * classes + pairs.label[kept], arrays["out_index"]
-    )
-    got = jnp.concatenate([boxes[kept], score[kept][:, None]], axis=-1)
+    kept = np.asarray(kept)[np.asarray(used)]
+    labels, rows = np.asarray(pairs.label)[kept], np.asarray(pairs.anchor)[kept]
+    np.testing.assert_array_equal(labels, arrays["out_labels"])
+    np.testing.assert_array_equal(rows * classes + labels, arrays["out_index"])
+    got = np.concatenate([np.asarray(boxes)[kept], np.asarray(score)[kept, None]], axis=-1)
     np.testing.assert_allclose(got, arrays["out_dets"], rtol=1e-6)
 
 
 @golden_cases.cases("filter_scores_and_topk")
 def test_top_candidates_reference(case):
     scores = jnp.asarray(case.arrays["in_scores"])
-    pairs = nms.top_candidates(
+    pairs = top_candidates(
         scores,
         jnp.ones(len(scores), bool),
         score_threshold=case.params["score_thr"],
@@ -219,20 +226,20 @@ def test_score_voting_reference(case):
     arrays, params = case.arrays, case.params
     scores = jnp.sqrt(jnp.asarray(arrays["in_cls_scores"]) * arrays["in_iou_scores"][:, None])
     voting = functools.partial(nms.score_voting, sigma=params["sigma"], min_iou=params["min_iou"])
-    detect = functools.partial(
-        nms.detect,
+    best = functools.partial(
+        detect,
         score_threshold=params["score_thr"],
         top_k=scores.size,
         iou_threshold=params["iou_threshold"],
         max_detections=params["max_num"],
     )
     candidates = candidates_of(arrays["in_boxes"], scores)
-    plain, voted = detect(candidates), detect(candidates, voting=voting)
+    plain, voted = best(candidates), best(candidates, voting=voting)
     used = np.asarray(plain.valid)
 
     def table(detections):
-        rows = jnp.concatenate([detections.boxes, detections.scores[:, None]], axis=-1)
-        return np.asarray(rows)[used]
+        columns = np.asarray(detections.boxes), np.asarray(detections.scores)[:, None]
+        return np.concatenate(columns, axis=-1)[used]
 
     labels = np.asarray(plain.labels)[used]
     np.testing.assert_array_equal(labels, arrays["out_nms_labels"])
