@@ -61,11 +61,10 @@ def _run(argv: Sequence[str]) -> int:
         print(USAGE)
         return 0
     try:
-        parsed = options.parse(rest)
+        known[name](options.parse(rest))
     except options.UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         return 2
-    known[name](parsed)
     return 0
 
 

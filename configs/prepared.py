@@ -32,6 +32,6 @@ def get_config(arg: str = "") -> ConfigDict:
         )
     config.data.root = "data/prepared"
     root = config.data.get_ref("root")
-    config.data.train = make(prepared.prepared, path=root, split="train")
-    config.data.eval = make(prepared.prepared, path=root, split="validation")
+    config.data.train = make(prepared.prepared, directory=root, split="train")
+    config.data.eval = make(prepared.prepared, directory=root, split="validation")
     return config
