@@ -18,6 +18,8 @@ from anchors_jax.data.table import (
     tabulate,
 )
 
+_COUNTS = {1: "a number", 4: "four numbers"}
+
 
 def coco(
     *,
@@ -76,7 +78,7 @@ def from_dict(
     table = tabulate(
         image_ids=ids,
         files=files,
-        sizes=[_size(record, read, i) for i, record in enumerate(records)],
+        sizes=[_size(record, read, i, where) for i, record in enumerate(records)],
         objects=_objects(content, where, ids, categories, names),
         classes=names,
         category_ids=[categories[name] for name in names],
@@ -131,10 +133,12 @@ def _categories(records: list, path: str) -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
-def _size(record: Mapping, read: Callable[[int], bytes], index: int) -> tuple[int, int]:
-    height, width = record.get("height") or 0, record.get("width") or 0
-    if height > 0 and width > 0:
-        return int(height), int(width)
+def _size(record: Mapping, read: Callable[[int], bytes], index: int, where: str) -> tuple[int, int]:
+    size = record.get("height") or 0, record.get("width") or 0
+    if not all(isinstance(side, int | float) for side in size):
+        raise DataError(f"{where}: image {record['id']}: height and width are {size}, not numbers")
+    if min(size) > 0:
+        return int(size[0]), int(size[1])
     return image_files.size_of(read(index), name=record["file_name"])
 
 
@@ -155,18 +159,18 @@ def _objects(
             raise DataError(f"{where}: unknown category id {category}")
         if category in label:
             crowd = bool(record.get("iscrowd") or record.get("ignore"))
-            area = record.get("area")
-            area = math.nan if area is None else float(area)
-            box = _box(_field(record, "bbox", where), where)
+            area = math.nan if record.get("area") is None else record["area"]
+            area = _numbers([area], 1, f"{where}: 'area'")[0]
+            box = _numbers(_field(record, "bbox", where), 4, f"{where}: 'bbox'")
             rows.append((position[image], box, label[category], crowd, area, identity))
     return objects_from_rows(rows)
 
 
-def _box(value: Any, where: str) -> tuple[float, ...]:
+def _numbers(value: Any, count: int, what: str) -> tuple[float, ...]:
     try:
-        box = tuple(float(number) for number in value)
+        numbers = tuple(float(number) for number in value)
     except (TypeError, ValueError):
-        box = ()
-    if len(box) != 4:
-        raise DataError(f"{where}: 'bbox' must be four numbers, not {value!r}")
-    return box
+        numbers = ()
+    if len(numbers) != count:
+        raise DataError(f"{what} must be {_COUNTS[count]}, not {value!r}")
+    return numbers

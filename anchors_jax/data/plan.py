@@ -57,8 +57,8 @@ class TrainPlan:
     def _steps_before(self, epoch: int) -> int:
         return sum(self._batches_before(epoch, group) for group in range(len(self.groups)))
 
-    def batch(self, step: int) -> list[Row]:
-        """The rows of the global batch of a step."""
+    def _locate(self, step: int) -> tuple[int, int]:
+        """The canvas of a step, and how many batches that canvas had before."""
         images = sum(len(group) for group in self.groups)
         epoch = step * self.batch_size // images
         while self._steps_before(epoch) > step:
@@ -71,14 +71,13 @@ class TrainPlan:
         turns = _turns(self.seed if self.shuffle else None, epoch, counts)
         turn = step - sum(first)
         canvas = int(turns[turn])
-        number = first[canvas] + int((turns[:turn] == canvas).sum())
-        return [
-            self._row(canvas, number * self.batch_size + slot) for slot in range(self.batch_size)
-        ]
+        return canvas, first[canvas] + int((turns[:turn] == canvas).sum())
 
-    def _row(self, canvas: int, position: int) -> Row:
+    def row(self, step: int, slot: int) -> Row:
+        """The image in a slot of the global batch of a step."""
+        canvas, number = self._locate(step)
         group = self.groups[canvas]
-        epoch, rank = divmod(position, len(group))
+        epoch, rank = divmod(number * self.batch_size + slot, len(group))
         if self.shuffle:
             rank = _permutation(self.seed, epoch, canvas, len(group))[rank]
         return Row(int(group[rank]), epoch, canvas)
@@ -108,16 +107,16 @@ class EvalPlan:
     def __len__(self) -> int:
         return sum(-(-len(group) // self.batch_size) for group in self.groups)
 
-    def batch(self, step: int) -> list[Row]:
-        """The rows of the global batch of a step, 0 <= step < len(self)."""
+    def row(self, step: int, slot: int) -> Row:
+        """The image in a slot of the global batch of a step, 0 <= step < len(self)."""
         for canvas, group in enumerate(self.groups):
             count = -(-len(group) // self.batch_size)
             if step < count:
-                part = group[step * self.batch_size : (step + 1) * self.batch_size].tolist()
-                part += [_PADDING] * (self.batch_size - len(part))
-                return [Row(index, 0, canvas) for index in part]
+                position = step * self.batch_size + slot
+                index = int(group[position]) if position < len(group) else _PADDING
+                return Row(index, 0, canvas)
             step -= count
-        raise IndexError(f"batch {step} beyond the end")
+        raise IndexError("a step beyond the last batch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,5 +142,4 @@ class Rows:
 
     def __getitem__(self, i: int) -> Row:
         step, slot = divmod(int(i), self.per_batch)
-        batch = self.plan.batch(self.start + step)
-        return batch[self.process_index * self.per_batch + slot]
+        return self.plan.row(self.start + step, self.process_index * self.per_batch + slot)

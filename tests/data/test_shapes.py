@@ -3,7 +3,7 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from anchors_jax.data import drawing, images
+from anchors_jax.data import drawing
 from anchors_jax.data.scenes import Style, scene
 from anchors_jax.data.shapes import shapes
 
@@ -169,9 +169,3 @@ def test_bad_parameters_are_named(tmp_path, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         shapes(cache_dir=tmp_path, **{**SMALL, **wrong})
     assert not list(tmp_path.iterdir())
-
-
-def test_png_round_trip():
-    image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
-    np.testing.assert_array_equal(images.decode(images.encode_png(image), name="x"), image)
-    assert images.size_of(images.encode_jpeg(image), name="x") == (9, 7)
