@@ -62,6 +62,7 @@ assign = jax.jit(
         "assign_all_ties",
         "ignore_iof",
         "claim_without_overlap",
+        "tie_tolerance",
     ),
 )
 
@@ -241,6 +242,7 @@ def keywords_of(params):
         "assign_all_ties": params["gt_max_assign_all"],
         "ignore_iof": float(params["ignore_iof_thr"]),
         "claim_without_overlap": True,
+        "tie_tolerance": 1e-6,  # the reference compares for equality
     }
 
 
