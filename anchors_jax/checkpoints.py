@@ -115,18 +115,38 @@ class Checkpoints:
         ).variables
 
     def _restore(self, step: int, **items: Any) -> Any:
+        where = self.folder / str(step)
+        if step not in self._manager.all_steps():
+            known = ", ".join(map(str, self._manager.all_steps())) or "none"
+            raise CheckpointError(f"{where} does not exist; there is {known}")
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         except (ValueError, KeyError, FileNotFoundError) as error:
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(
-                f"{self.folder / str(step)} does not fit this config's model or optimiser: {reason}"
+                f"{where} does not fit this config's model or optimiser: {reason}"
             ) from error
+        for name, item in items.items():
+            if isinstance(item, ocp.args.StandardRestore):
+                _check_shapes(restored[name], item.item, where)
+        return restored
 
     def close(self) -> None:
         """Wait for what is being written."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _check_shapes(restored: Any, wanted: Any, where: pathlib.Path) -> None:
+    """Orbax hands out what is stored, whatever shape was asked for."""
+    paths = jax.tree_util.tree_flatten_with_path(restored)[0]
+    for (path, have), want in zip(paths, jax.tree.leaves(wanted), strict=True):
+        if np.shape(have) != np.shape(want):
+            raise CheckpointError(
+                f"{where} does not fit this config's model or optimiser: "
+                f"{jax.tree_util.keystr(path, simple=True, separator='/')} is "
+                f"{np.shape(have)} there and {np.shape(want)} here"
+            )
 
 
 def _arrays(tree: Any) -> Any:

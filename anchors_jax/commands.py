@@ -83,8 +83,8 @@ def train_command(options: Options) -> None:
                 workdir, metrics, held_out, table, score_threshold=options.score_threshold
             )
             results.training_curve(workdir)
-            logger.note(evaluation.format_table(metrics))
-            logger.note(f"written to {workdir}: {', '.join(results.WRITTEN)}")
+            print(evaluation.format_table(metrics))
+            print(f"written to {workdir}: {', '.join(results.WRITTEN)}")
 
 
 def eval_command(options: Options) -> None:

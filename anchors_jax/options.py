@@ -49,14 +49,13 @@ def parse(arguments: Sequence[str]) -> Options:
     flags.DEFINE_string("workdir", None, "folder of the run", values)
     flags.DEFINE_string("out", None, "folder to write to", values)
     flags.DEFINE_string("checkpoint", "best", "best, latest or a step", values)
-    flags.DEFINE_float(
-        "score_threshold", 0.3, "least score drawn", 0.0, 1.0, flag_values=values
-    )
+    flags.DEFINE_float("score_threshold", 0.3, "least score drawn", 0.0, 1.0, flag_values=values)
     flags.DEFINE_bool("debug", False, "show where an error happened", values)
     try:
         rest = values(["anchors_jax", *arguments])[1:]
         if config.value is None:
             raise UsageError("--config=FILE.py is missing, such as configs/quickstart.py")
+        config.value.keys()  # a file that failed to load says so on first use only
     except AttributeError as error:
         raise UsageError(_unknown_key(arguments, error)) from error
     except flags.Error as error:

@@ -9,7 +9,7 @@ For other data: set --config.data.{train,eval}.{annotations,images} and --config
 
 from ml_collections import ConfigDict
 
-from anchors_jax.data import coco, subset
+from anchors_jax.data import coco
 from anchors_jax.spec import make
 from configs import common, retinanet
 
@@ -45,7 +45,7 @@ def get_config(arg: str = "") -> ConfigDict:
             images=root + f"/{name}",
         )
         if variant == "overfit16":
-            config.data[split] = make(subset.first, source=config.data[split], count=16)
+            config.data[split].limit = 16
     if scale == "bench":
         config.train = common.schedule_bench(epochs=100 if variant == "overfit16" else 50)
     return config

@@ -185,7 +185,7 @@ def network(config: ConfigDict, *, shapes_per_cell: int = 9, **head: object) -> 
         neck = make(fpn.FPN, width=256, dtype=dtype)
         head = {"depth": 4, "width": 256, **head}
     else:
-        norm = bind(norms.GroupNorm)
+        norm = bind(norms.GroupNorm, group_size=8)
         width = 8 if config.scale == "smoke" else 32
         backbone = make(resnet.ResNet, depth=18, width=width, norm=norm, dtype=dtype)
         neck = make(fpn.FPN, width=2 * width, norm=norm, dtype=dtype)

@@ -30,7 +30,7 @@ def test_train_leaves_everything_behind(run):
         "config.json", "checkpoints", "metrics.jsonl", "eval.json", "detections.json",
         "detections.png", "precision_recall.png", "training.png",
     } <= present  # fmt: skip
-    assert list(run.glob("events.out.tfevents.*"))
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
     metrics = json.loads((run / "eval.json").read_text())
     assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100"} <= metrics.keys()
     assert set(metrics["per_class"]) == {"disk", "ring", "box", "triangle", "star"}
@@ -39,7 +39,9 @@ def test_train_leaves_everything_behind(run):
 def test_train_again_continues_and_ends(run, capsys):
     before = (run / "metrics.jsonl").read_text()
     assert command("train", CONFIG, f"--workdir={run}") == 0
-    assert "continuing at step 2" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "continuing at step 2" in said.err
+    assert "AP50" in said.out
     assert (run / "metrics.jsonl").read_text() == before
 
 

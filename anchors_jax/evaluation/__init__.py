@@ -3,6 +3,7 @@
 from anchors_jax.evaluation.coco import coco_metrics
 from anchors_jax.evaluation.detections import (
     DetectionTable,
+    coco_results,
     concatenate,
     empty_table,
     from_batch,
@@ -13,11 +14,14 @@ from anchors_jax.evaluation.detections import (
 )
 from anchors_jax.evaluation.ground_truth import truth_as_detections
 from anchors_jax.evaluation.report import format_table
+from anchors_jax.evaluation.voc import RULES as VOC_RULES
 from anchors_jax.evaluation.voc import voc_metrics
 
 __all__ = [
+    "VOC_RULES",
     "DetectionTable",
     "coco_metrics",
+    "coco_results",
     "concatenate",
     "empty_table",
     "format_table",

@@ -128,12 +128,17 @@ def xywh(box: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
     return np.round(np.concatenate([box[:, :2], box[:, 2:] - box[:, :2]], axis=1), 6)
 
 
-def write_coco_results(path: str | os.PathLike[str], table: DetectionTable) -> None:
-    """Write the table as a COCO results file: a list of image_id, category_id, bbox and score."""
+def coco_results(table: DetectionTable) -> list[dict]:
+    """The table as COCO results: dicts of image_id, category_id, bbox (x, y, w, h) and score."""
     columns = (table.image_id, table.category_id, xywh(table.box), table.score.astype(np.float64))
     names = ("image_id", "category_id", "bbox", "score")
     rows = zip(*(column.tolist() for column in columns), strict=True)
-    files.write_json(path, [dict(zip(names, row, strict=True)) for row in rows], indent=None)
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def write_coco_results(path: str | os.PathLike[str], table: DetectionTable) -> None:
+    """Write the table as a COCO results file."""
+    files.write_json(path, coco_results(table), indent=None)
 
 
 def read_coco_results(path: str | os.PathLike[str]) -> DetectionTable:
