@@ -5,7 +5,7 @@ results are those of the variable-size algorithms, ties included (the lower inde
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -112,26 +112,56 @@ def top_candidates(
     An anchor with a NaN among its scores takes no part.
     """
     peak = jnp.where(valid, jnp.max(scores, axis=-1), -jnp.inf)
-    return _best_pairs(scores, peak, 0, score_threshold, top_k)
+    return _best_pairs(scores, None, peak, 0, _Rule(score_threshold, top_k))
 
 
-def _best_pairs(scores: Array, peak: Array, start: int, threshold: float, top_k: int) -> Pairs:
-    """Best pairs of the anchors start.., whose best scores are `peak`."""
+class _Rule(NamedTuple):
+    """How pairs are chosen; the last three matter only with a quality. See `detect`."""
+
+    threshold: float
+    top_k: int
+    score: str = "geometric"
+    threshold_on: str = "class"
+    rank_by: str = "score"
+
+    def final(self, scores: Array, quality: Array | None) -> Array:
+        """What a detection is scored with; increasing in both."""
+        if quality is None:
+            return scores
+        product = scores * quality
+        return product if self.score == "product" else jnp.sqrt(product)
+
+    def keys(self, scores: Array, quality: Array | None) -> tuple[Array, Array]:
+        """Which pairs pass the threshold (NaN does not), and what they are ranked by."""
+        final = self.final(scores, quality)
+        tested = scores if self.threshold_on == "class" else final
+        key = scores if self.rank_by == "class" else final
+        return (tested > self.threshold) & (final > -jnp.inf), key
+
+
+def _best_pairs(
+    scores: Array, quality: Array | None, peak: Array, start: int, rule: _Rule
+) -> Pairs:
+    """Best pairs of the anchors start.., whose best class scores are `peak`."""
     count, classes = peak.shape[0], scores.shape[1]
-    peak = jnp.where(peak > threshold, peak, -jnp.inf)  # NaN goes too
-    highest, chosen = lax.top_k(peak, min(top_k, count))
+    # The class that is best for an anchor is so by every key: all increase with the class score.
+    part = None if quality is None else quality[start : start + count]
+    passes, key = rule.keys(peak, part)
+    highest, chosen = lax.top_k(jnp.where(passes, key, -jnp.inf), min(rule.top_k, count))
     # Ascending anchors make equal pairs come out in row-major order.
     order = jnp.argsort(chosen)
     chosen, highest = chosen[order] + start, highest[order]
-    rows = scores[chosen]
-    usable = (rows > threshold) & (highest > -jnp.inf)[:, None]
-    flat = jnp.where(usable, rows, -jnp.inf).reshape(-1)
-    best, pair = lax.top_k(flat, min(top_k, flat.shape[0]))
+    rows, part = scores[chosen], None if quality is None else quality[chosen][:, None]
+    passes, key = rule.keys(rows, part)
+    usable = passes & (highest > -jnp.inf)[:, None]
+    flat = jnp.where(usable, key, -jnp.inf).reshape(-1)
+    best, pair = lax.top_k(flat, min(rule.top_k, flat.shape[0]))
     used = best > -jnp.inf
+    final = rule.final(rows, part).reshape(-1)[pair]
     return Pairs(
         anchor=jnp.where(used, chosen[pair // classes], 0),
         label=jnp.where(used, pair % classes, 0),
-        score=jnp.where(used, best, 0.0),
+        score=jnp.where(used, final, 0.0),
         valid=used,
     )
 
@@ -171,10 +201,15 @@ def detect(
     max_detections: int = 100,
     min_size: float = 0.0,
     voting: Callable[..., Detections] | None = None,
+    score: Literal["geometric", "product"] = "geometric",
+    threshold_on: Literal["class", "score"] = "class",
+    rank_by: Literal["score", "class"] = "score",
 ) -> Detections:
     """Detections of one image: best pairs of each level, class-wise NMS, best D, sorted.
 
-    RetinaNet, Section 4.1 "Inference". Unused slots hold zeros and are invalid.
+    RetinaNet, Section 4.1 "Inference". Unused slots hold zeros and are invalid. NMS goes by the
+    final score: the class score, or its product with the quality where candidates have one. The
+    last three keywords then tell the sources apart (without a quality they do nothing).
 
     Args:
         candidates: decoded boxes and scores of all anchors.
@@ -184,13 +219,20 @@ def detect(
         max_detections: D.
         min_size: boxes must be wider and higher than this, in pixels.
         voting: `score_voting` with its constants bound, or None.
+        score: "geometric": sqrt(class score * quality) (official FCOS, PAA; MMDetection's PAA).
+            "product": without the root (FCOS and ATSS in MMDetection). The order is the same.
+        threshold_on: what must exceed the threshold: the class score (everywhere but in
+            torchvision's FCOS and MMDetection's PAA) or the final score.
+        rank_by: what the top_k of a level are chosen by: the final score (official codes) or the
+            class score alone (FCOS and ATSS in MMDetection).
     """
     scores = candidates.scores
+    rule = _Rule(score_threshold, top_k, score, threshold_on, rank_by)
     peak = jnp.max(scores, axis=-1)  # of all levels at once: slicing the scores would copy them
     levels, start = [], 0
     for count in candidates.level_counts:
         level = peak[start : start + count]
-        levels.append(_best_pairs(scores, level, start, score_threshold, top_k))
+        levels.append(_best_pairs(scores, candidates.quality, level, start, rule))
         start += count
     pairs = Pairs(*(jnp.concatenate(parts) for parts in zip(*levels, strict=True)))
     boxes = candidates.boxes[pairs.anchor]

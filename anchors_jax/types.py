@@ -86,6 +86,19 @@ class DensePredictions:
 
 
 @struct.dataclass(kw_only=True)
+class SemiAnchoredPredictions:
+    """What a head says that classifies cells and regresses the S anchors of each.
+
+    `anchor_logits` say which of its anchors is a cell's object; None: the head does not say.
+    """
+
+    logits: Float[Array, "*B P K"]
+    anchor_logits: Float[Array, "*B P S"] | None = None
+    codes: Float[Array, "*B P S 4"]
+    maps: tuple[tuple[int, int], ...] = struct.field(pytree_node=False)
+
+
+@struct.dataclass(kw_only=True)
 class Assignment:
     """Which object each anchor is responsible for. Negative = neither positive nor ignored.
 
@@ -95,6 +108,18 @@ class Assignment:
     gt: Int[Array, "*B A"]
     positive: Bool[Array, "*B A"]
     ignored: Bool[Array, "*B A"]
+
+
+@struct.dataclass(kw_only=True)
+class LocationAssignment:
+    """The class of each cell, and the objects that its anchors regress to."""
+
+    label: Int[Array, "*B P"]  # 0..K-1; meaningful only where positive, elsewhere 0
+    positive: Bool[Array, "*B P"]
+    ignored: Bool[Array, "*B P"]
+    gt: Int[Array, "*B P S"]  # meaningful only where regressed, elsewhere 0
+    regressed: Bool[Array, "*B P S"]
+    prior: Bool[Array, "*B P S"]  # anchors that had the label of their positive cell from the start
 
 
 @struct.dataclass(kw_only=True)
@@ -110,11 +135,17 @@ Terms = dict[str, Term]
 
 @struct.dataclass(kw_only=True)
 class Candidates:
-    """Every decoded box before NMS. Scores are 0 where the anchor does not take part."""
+    """Every decoded box before NMS. Scores are 0 where the anchor does not take part.
+
+    `quality` is what a head with a quality branch says about each box (centerness, IoU). It stays
+    apart from the scores, because thresholds and rankings differ in which of the two they look at:
+    `nms.detect` combines them.
+    """
 
     boxes: Float[Array, "*B A 4"]
-    scores: Float[Array, "*B A K"]  # in 0..1
-    shape: Int[Array, "A"]  # prototype of each anchor, as in Anchors
+    scores: Float[Array, "*B A K"]  # class scores in 0..1
+    quality: Float[Array, "*B A"] | None = None  # in 0..1
+    shape: Int[Array, "*B A"]  # prototype of each anchor, as in Anchors
     level_counts: tuple[int, ...] = struct.field(pytree_node=False)
 
 

@@ -9,11 +9,19 @@ Every anchor is a classifier over K classes and, where it is positive, regresses
          + sum_{a positive}    box_loss(codes_a, encode(box_gt(a), anchor_a)) / N
 
 N counts positive anchors. Each image adds max(positives, `count_floor`): 1 is MMDetection's rule,
-0 the plain count. Who divides, over which images, is decided by the training step alone.
+0 the plain count. Who divides, over which images, is decided by the training step alone, which
+floors every divisor at 1.
+
+Heads with a quality branch (FCOS, ATSS: centerness; PAA: IoU) add, with the target t_a in 0..1,
+
+         + sum_{a positive}    quality_loss(quality_a, t_a) / N
+
+and may weigh the box loss with it: sum_{a positive} t_a box_loss_a / sum_{a positive} t_a.
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,78 +52,108 @@ def objective(
     class_weight: float = 1.0,
     box_weight: float = 1.0,
     count_floor: float = 1.0,
+    quality_loss: Callable[..., Array] | None = None,
+    quality_target: Callable[..., Array] | None = None,
+    quality_weight: float = 1.0,
+    box_weight_by_quality: bool = False,
+    likelihood: Callable[..., Any] | None = None,
 ) -> Objective:
     """A dense objective from its parts.
 
     Args:
-      assign: (anchors, targets) -> Assignment.
+      assign: (anchors, targets) -> Assignment; with `likelihood`: (anchors, targets, likelihoods).
       codec: what the box branch regresses.
       class_loss: (logits [A, K], labels [A]) -> [A, K]; the label K is background.
       box_loss: on codes [A, 4] -> [A, 4], or on boxes [A, 4] -> [A] (IoU losses).
       box_loss_on_codes: compare encoded boxes (L1, smooth L1) rather than decoded ones.
-      class_weight, box_weight: factors of the two terms.
-      count_floor: the least that an image adds to the divisor.
+      class_weight, box_weight, quality_weight: factors of the terms.
+      count_floor: the least that an image adds to the divisor of the class and quality terms, and
+        of the box term where it is not weighted.
+      quality_loss: (logits [A], targets [A]) -> [A], or None: the quality branch, if there is one,
+        is not trained.
+      quality_target: a function of `anchors_jax.quality`.
+      box_weight_by_quality: weigh each box loss with its quality target.
+      likelihood: (predictions, anchors, targets) -> what `assign` wants to know about predictions;
+        no gradient passes through it.
+
+    Raises:
+      ValueError: `quality_loss` or `box_weight_by_quality` without `quality_target`; or, when the
+        loss is called, `quality_loss` with predictions that have no quality.
     """
-    return Objective(
-        loss=functools.partial(
-            _loss,
-            assign=assign,
-            codec=codec,
-            class_loss=class_loss,
-            box_loss=box_loss,
-            box_loss_on_codes=box_loss_on_codes,
-            class_weight=class_weight,
-            box_weight=box_weight,
-            count_floor=count_floor,
-        ),
-        decode=functools.partial(_decode, codec=codec),
+    if quality_target is None and (quality_loss is not None or box_weight_by_quality):
+        raise ValueError("quality_loss and box_weight_by_quality need a quality_target")
+    find = functools.partial(assign_without_gradient, assign=assign, likelihood=likelihood)
+    regress = functools.partial(
+        positive_box_losses, codec=codec, box_loss=box_loss, on_codes=box_loss_on_codes
     )
+    judge = functools.partial(positive_quality, codec=codec, target=quality_target)
+
+    def loss(
+        predictions: DensePredictions, anchors: Anchors, targets: Targets
+    ) -> tuple[Terms, dict[str, Array]]:
+        assignment = find(predictions, anchors, targets)
+        positive, matched = assignment.positive, matched_boxes(assignment, anchors, targets)
+        count = jnp.maximum(jnp.sum(positive, dtype=jnp.float32), count_floor)
+        class_total = class_sum(predictions, anchors, targets, assignment, class_loss=class_loss)
+        terms = {"class": Term(total=class_weight * class_total, count=count)}
+        box_losses = regress(predictions.codes, anchors.boxes, matched, positive)
+        box_count = count
+        if quality_target is not None:
+            quality = judge(predictions.codes, anchors, matched, positive)
+            if quality_loss is not None:
+                total = quality_sum(predictions, quality, positive, quality_loss=quality_loss)
+                terms["quality"] = Term(total=quality_weight * total, count=count)
+            if box_weight_by_quality:
+                box_losses, box_count = quality * box_losses, jnp.sum(quality)
+        terms["box"] = Term(total=box_weight * jnp.sum(box_losses), count=box_count)
+        return terms, assignment_statistics(assignment, targets)
+
+    return Objective(loss=loss, decode=functools.partial(_decode, codec=codec))
 
 
-def _loss(
+def assign_without_gradient(
     predictions: DensePredictions,
     anchors: Anchors,
     targets: Targets,
     *,
     assign: Callable[..., Assignment],
-    codec: Codec,
-    class_loss: Callable[..., Array],
-    box_loss: Callable[..., Array],
-    box_loss_on_codes: bool,
-    class_weight: float,
-    box_weight: float,
-    count_floor: float,
-) -> tuple[Terms, dict[str, Array]]:
-    assignment = lax.stop_gradient(assign(anchors, targets))
-    positive = assignment.positive
-    labels = class_labels(assignment, targets, num_classes=predictions.logits.shape[-1])
-    participates = anchors.valid & ~assignment.ignored
-    class_total = jnp.sum(
-        class_loss(predictions.logits, labels), where=participates[:, None], initial=0.0
-    )
-    box_total = jnp.sum(
-        positive_box_losses(
-            predictions.codes,
-            anchors.boxes,
-            # The anchor's own box stands in where there is no object: it encodes to zeros.
-            jnp.where(positive[:, None], targets.boxes[assignment.gt], anchors.boxes),
-            positive,
-            codec=codec,
-            box_loss=box_loss,
-            on_codes=box_loss_on_codes,
-        )
-    )
-    count = jnp.maximum(jnp.sum(positive, dtype=jnp.float32), count_floor)
-    terms = {
-        "class": Term(total=class_weight * class_total, count=count),
-        "box": Term(total=box_weight * box_total, count=count),
-    }
-    return terms, assignment_statistics(assignment, targets)
+    likelihood: Callable[..., Any] | None = None,
+) -> Assignment:
+    """The assignment, with the likelihoods of the predictions for an assigner that wants them.
+
+    The gradient stops at the predictions already: reverse mode cannot pass the loops of assigners.
+    """
+    if likelihood is None:
+        return lax.stop_gradient(assign(anchors, targets))
+    likelihoods = likelihood(lax.stop_gradient(predictions), anchors, targets)
+    return lax.stop_gradient(assign(anchors, targets, likelihoods))
 
 
 def class_labels(assignment: Assignment, targets: Targets, *, num_classes: int) -> Int[Array, "A"]:
     """The class of every positive anchor, and `num_classes` (background) elsewhere."""
     return jnp.where(assignment.positive, targets.labels[assignment.gt], num_classes)
+
+
+def class_sum(
+    predictions: DensePredictions,
+    anchors: Anchors,
+    targets: Targets,
+    assignment: Assignment,
+    *,
+    class_loss: Callable[..., Array],
+) -> Float[Array, ""]:
+    """Sum of the class losses of all anchors that are valid and not ignored."""
+    labels = class_labels(assignment, targets, num_classes=predictions.logits.shape[-1])
+    participates = anchors.valid & ~assignment.ignored
+    return jnp.sum(class_loss(predictions.logits, labels), where=participates[:, None], initial=0.0)
+
+
+def matched_boxes(
+    assignment: Assignment, anchors: Anchors, targets: Targets
+) -> Float[Array, "A 4"]:
+    """The object box of every positive anchor; elsewhere the anchor's own, which encodes safely."""
+    positive = assignment.positive[:, None]
+    return jnp.where(positive, targets.boxes[assignment.gt], anchors.boxes)
 
 
 def positive_box_losses(
@@ -140,6 +178,33 @@ def positive_box_losses(
     return jnp.where(positive, box_loss(decoded, object_boxes), 0.0)
 
 
+def positive_quality(
+    codes: Float[Array, "A 4"],
+    anchors: Anchors,
+    object_boxes: Float[Array, "A 4"],
+    positive: Bool[Array, "A"],
+    *,
+    codec: Codec,
+    target: Callable[..., Array],
+) -> Float[Array, "A"]:
+    """The quality target of each anchor, a constant in 0..1; 0 where it is not positive."""
+    decoded = codec.decode(lax.stop_gradient(codes), anchors.boxes)
+    return jnp.where(positive, lax.stop_gradient(target(decoded, object_boxes, anchors)), 0.0)
+
+
+def quality_sum(
+    predictions: DensePredictions,
+    targets: Float[Array, "A"],
+    positive: Bool[Array, "A"],
+    *,
+    quality_loss: Callable[..., Array],
+) -> Float[Array, ""]:
+    """Sum of the quality losses of the positive anchors."""
+    if predictions.quality is None:
+        raise ValueError("quality_loss needs a head with a quality output (DenseHead.quality)")
+    return jnp.sum(jnp.where(positive, quality_loss(predictions.quality, targets), 0.0))
+
+
 def assignment_statistics(assignment: Assignment, targets: Targets) -> dict[str, Array]:
     """What the log says about one image's assignment (counts, as float32 scalars)."""
     owned = jnp.zeros(targets.valid.shape, bool).at[assignment.gt].max(assignment.positive)
@@ -160,9 +225,11 @@ def _decode(
     codec: Codec,
 ) -> Candidates:
     scores = jax.nn.sigmoid(predictions.logits.astype(jnp.float32))
+    quality = predictions.quality
     return Candidates(
         boxes=boxes.clip(codec.decode(predictions.codes, anchors.boxes), image_size),
         scores=jnp.where(anchors.valid[:, None], scores, 0.0),
+        quality=None if quality is None else jax.nn.sigmoid(quality.astype(jnp.float32)),
         shape=anchors.shape,
         level_counts=anchors.level_counts,
     )
