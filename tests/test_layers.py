@@ -12,7 +12,7 @@ LAYERS = [
     {"types", "spec", "files"},
     {"boxes"},
     {"codecs", "anchors", "losses", "nms", "roi", "images"},
-    {"likelihoods"},
+    {"likelihoods", "mixture"},
     {"assign"},
     {"objectives"},
     {"models"},

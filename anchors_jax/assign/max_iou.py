@@ -14,24 +14,12 @@ that meets no anchor claims none (the references give it every anchor it does no
 and in float32 a rounding-dependent subset of them.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax.numpy as jnp
-from jax import Array
 
-from anchors_jax import boxes as geometry
 from anchors_jax.assign import primitives
 from anchors_jax.types import Anchors, Assignment, Targets
-
-# Objects per step. 201,600 anchors, two images with 100 objects on two CPU cores: 62 ms with 1,
-# 37 with 4, 34 with 8 (and half as much memory again), 44 with 16.
-_BLOCK = 4
-
-
-class _State(NamedTuple):
-    best: Array  # [A] largest IoU so far
-    owner: Array  # [A] object that has it
-    claim: Array  # [A] last object that forces the anchor, -1 if none
 
 
 def assign(
@@ -69,39 +57,21 @@ def assign(
         claim_without_overlap: let an object that meets no anchor claim all anchors it does not
             meet, as the references do.
     """
-    boxes = anchors.boxes
-    count = boxes.shape[0]
-    usable = anchors.valid & ~primitives.in_crowd(boxes, targets, ignore_iof=ignore_iof)
-
-    def body(state: _State, objects: Array, slots: Array, used: Array) -> _State:
-        part = usable[None] & used[:, None]
-        overlap = jnp.where(part, geometry.iou(objects[:, None], boxes[None]), -1.0)
-        top = jnp.max(overlap, axis=0)
-        first = slots[jnp.argmax(overlap, axis=0)]
-        owner = jnp.where(top > state.best, first, state.owner)
-        claim = state.claim
-        if match_low_quality:
-            peak = jnp.max(overlap, axis=1, keepdims=True)
-            claims = peak >= min_positive_iou
-            if not claim_without_overlap:
-                claims &= peak > 0.0
-            best = claims & (overlap >= peak * (1.0 - tie_tolerance)) & (overlap >= 0.0)
-            if not assign_all_ties:
-                best &= jnp.arange(count)[None] == jnp.argmax(best, axis=1, keepdims=True)
-            # Later objects win, and later blocks hold later objects.
-            last = jnp.max(jnp.where(best, slots[:, None], -1), axis=0)
-            claim = jnp.where(last >= 0, last, claim)
-        return _State(jnp.maximum(top, state.best), owner, claim)
-
-    start = _State(
-        jnp.full(count, -1.0), jnp.zeros(count, jnp.int32), jnp.full(count, -1, jnp.int32)
+    usable = anchors.valid & ~primitives.in_crowd(anchors.boxes, targets, ignore_iof=ignore_iof)
+    match = primitives.largest_iou(
+        anchors.boxes,
+        usable,
+        targets,
+        min_positive_iou=min_positive_iou,
+        match_low_quality=match_low_quality,
+        assign_all_ties=assign_all_ties,
+        tie_tolerance=tie_tolerance,
+        claim_without_overlap=claim_without_overlap,
     )
-    best, owner, claim = primitives.fold(body, start, targets.boxes, targets.objects, block=_BLOCK)
-    claimed = claim >= 0
-    positive = usable & ((best >= positive_iou) | claimed)
-    gt = jnp.where(claimed, claim, owner) if low_quality_owner == "claiming" else owner
+    positive = usable & ((match.iou >= positive_iou) | match.claimed)
+    gt = match.claiming_owner if low_quality_owner == "claiming" else match.owner
     return Assignment(
         gt=jnp.where(positive, gt, 0),
         positive=positive,
-        ignored=~usable | (~positive & (best >= negative_iou)),
+        ignored=~usable | (~positive & (match.iou >= negative_iou)),
     )

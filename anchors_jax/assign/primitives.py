@@ -6,7 +6,7 @@ blocks as the image has objects: empty slots cost nothing and nothing retraces w
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -16,6 +16,10 @@ from anchors_jax import boxes as geometry
 from anchors_jax.types import Targets
 
 Carry = TypeVar("Carry")
+
+# Objects per step of `largest_iou`. 201,600 anchors, two images with 100 objects on two CPU cores:
+# 62 ms with 1, 37 with 4, 34 with 8 (and half as much memory again), 44 with 16.
+_MATCH_BLOCK = 4
 
 
 def fold(
@@ -67,3 +71,73 @@ def in_crowd(
 
     none = jnp.zeros(boxes.shape[0], bool)
     return fold(body, none, targets.boxes, targets.valid & targets.crowd, block=block)
+
+
+class Match(NamedTuple):
+    """Each anchor's object by IoU, and the objects that claim it because they have none better."""
+
+    iou: Float[Array, "A"]  # the largest with any object; -1 without objects
+    owner: Int[Array, "A"]  # object that has it, the lowest index on ties
+    claim: Int[Array, "A"]  # last object that claims the anchor, -1 if none does
+
+    @property
+    def claimed(self) -> Bool[Array, "A"]:
+        """Anchors that some object claims."""
+        return self.claim >= 0
+
+    @property
+    def claiming_owner(self) -> Int[Array, "A"]:
+        """The claiming object where there is one, the owner elsewhere."""
+        return jnp.where(self.claimed, self.claim, self.owner)
+
+
+def largest_iou(
+    boxes: Float[Array, "A 4"],
+    usable: Bool[Array, "A"],
+    targets: Targets,
+    *,
+    min_positive_iou: float = 0.0,
+    match_low_quality: bool = True,
+    assign_all_ties: bool = True,
+    tie_tolerance: float = 1e-5,
+    claim_without_overlap: bool = False,
+) -> Match:
+    """Match anchors to objects by their largest IoU, and objects to their best anchors.
+
+    Args:
+        boxes: of A anchors.
+        usable: anchors that take part; of the others nothing is said.
+        targets: G slots.
+        min_positive_iou: an object claims anchors only if its largest IoU reaches this.
+        match_low_quality: whether objects claim anchors at all.
+        assign_all_ties: claim all best anchors; False: the first one only.
+        tie_tolerance: IoUs within this share of the largest count as equal to it. Anchor corners
+            near 1000 px carry 6e-5 px of rounding, about 1e-5 of the IoU of the smallest anchors.
+        claim_without_overlap: let an object that meets no anchor claim all anchors.
+    """
+    count = boxes.shape[0]
+
+    def body(state: Match, objects: Array, slots: Array, used: Array) -> Match:
+        part = usable[None] & used[:, None]
+        overlap = jnp.where(part, geometry.iou(objects[:, None], boxes[None]), -1.0)
+        top = jnp.max(overlap, axis=0)
+        first = slots[jnp.argmax(overlap, axis=0)]
+        owner = jnp.where(top > state.iou, first, state.owner)
+        claim = state.claim
+        if match_low_quality:
+            peak = jnp.max(overlap, axis=1, keepdims=True)
+            claims = peak >= min_positive_iou
+            if not claim_without_overlap:
+                claims &= peak > 0.0
+            best = claims & (overlap >= peak * (1.0 - tie_tolerance)) & (overlap >= 0.0)
+            if not assign_all_ties:
+                best &= jnp.arange(count)[None] == jnp.argmax(best, axis=1, keepdims=True)
+            # Later objects win, and later blocks hold later objects.
+            last = jnp.max(jnp.where(best, slots[:, None], -1), axis=0)
+            claim = jnp.where(last >= 0, last, claim)
+        return Match(jnp.maximum(top, state.iou), owner, claim)
+
+    start = Match(
+        jnp.full(count, -1.0), jnp.zeros(count, jnp.int32), jnp.full(count, -1, jnp.int32)
+    )
+    return fold(body, start, targets.boxes, targets.objects, block=_MATCH_BLOCK)

@@ -1,0 +1,196 @@
+"""Probabilistic anchor assignment: a mixture of two normals says where an object's positives end.
+
+    K. Kim, H. S. Lee, "Probabilistic Anchor Assignment with IoU Prediction for Object Detection",
+    ECCV 2020, arXiv:2007.08103. Section 3.2 and Algorithm 1.
+
+1. By geometry, every anchor becomes a candidate of one object at most: of the object it overlaps
+   most, if their IoU reaches `candidate_iou` or if some object has no better anchor.
+2. A candidate's loss is minus its log-likelihood. Each object keeps its `topk` best per level.
+3. A mixture of two normals is fitted to the losses of each object's candidates.
+4. With f the candidate at the density's peak among those that belong to the low component:
+   positive are all candidates with a loss up to f's (`separation="c"`).
+
+Differs from the paper: 1 is the rule of the authors' code (the text only says that each anchor
+belongs to its best object); an object that meets no anchor has no candidate (there it makes every
+anchor one). The text's first version describes "b", its last "c".
+MMDetection: `low_quality_owner="claiming"`, `separation="c_members"`, `min_candidates=2`, and
+`lambda_s=1.3` in the likelihood.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int
+
+from anchors_jax import mixture
+from anchors_jax.assign import primitives
+from anchors_jax.types import Anchors, Assignment, Targets
+
+LogLikelihood = Float[Array, "G A"] | Callable[[Array], Array]
+Separation = Literal["a", "b", "c", "c_members", "d"]
+
+
+class Sets(NamedTuple):
+    """The candidates of every object by increasing loss, in C = levels * topk slots."""
+
+    anchor: Int[Array, "G C"]
+    loss: Float[Array, "G C"]  # 0 in unused slots
+    used: Bool[Array, "G C"]
+
+
+def assign(
+    anchors: Anchors,
+    targets: Targets,
+    log_likelihood: LogLikelihood,
+    *,
+    topk: int = 9,
+    candidate_iou: float = 0.1,
+    low_quality_owner: Literal["own", "claiming"] = "own",
+    separation: Separation = "c",
+    min_candidates: int = 1,
+    ignore_iof: float = 0.5,
+    tie_tolerance: float = 1e-5,
+    fit: Callable[..., mixture.Mixture] = mixture.fit,
+) -> Assignment:
+    """Positives by likelihood, and the anchors that the schemes "b" and "d" leave out.
+
+    Invalid anchors are ignored and take part in nothing.
+
+    Args:
+        anchors: A anchors.
+        targets: G slots.
+        log_likelihood: a function `(objects [A]) -> [A]`, each anchor's log-likelihood with the one
+            object named for it (see `likelihoods`), or all of them as a matrix.
+        topk: candidates of an object per level.
+        candidate_iou: at least this IoU makes an anchor a candidate.
+        low_quality_owner: whose candidate an anchor is that some object claims: "own": of the
+            object it overlaps most. "claiming": of the last one that claims it (MMDetection).
+        separation: where a set is cut, with the components and the density of the mixture:
+            "a": positive are the members of the low component.
+            "b": positive up to the peak f of the low component; from there to the peak of the high
+            component ignored.
+            "c": positive up to f, whatever the component.
+            "c_members": positive are members of the low component up to f (MMDetection).
+            "d": positive up to f; members of the low component beyond it ignored.
+            Where no candidate belongs to the low component, "b", "c" and "d" take all.
+        min_candidates: objects with fewer candidates get no positive. A single one is positive
+            without a mixture (MMDetection: 2).
+        ignore_iof: anchors with more than this share of their area inside a crowd region are
+            ignored before anything else.
+        tie_tolerance: IoUs within this share of an object's largest count as equal to it. A small
+            object inside many anchors of equal size needs them all as candidates.
+        fit: (losses [C], used [C]) -> Mixture.
+    """
+    usable = anchors.valid & ~primitives.in_crowd(anchors.boxes, targets, ignore_iof=ignore_iof)
+    sets = candidate_sets(
+        anchors.replace(valid=usable),
+        targets,
+        log_likelihood,
+        topk=topk,
+        candidate_iou=candidate_iou,
+        low_quality_owner=low_quality_owner,
+        tie_tolerance=tie_tolerance,
+    )
+    fitted = jax.vmap(fit)(sets.loss, sets.used)
+    cut = functools.partial(separate, scheme=separation, min_candidates=min_candidates)
+    chosen, left_out = jax.vmap(cut)(sets.loss, sets.used, fitted)
+    # No anchor is a candidate twice, so the order of these writes does not matter.
+    count = usable.shape[0]
+    rows = jnp.broadcast_to(jnp.arange(chosen.shape[0], dtype=jnp.int32)[:, None], chosen.shape)
+    gt = jnp.full(count, -1, jnp.int32)
+    gt = gt.at[jnp.where(chosen, sets.anchor, count)].set(rows, mode="drop")
+    ignored = ~usable
+    ignored = ignored.at[jnp.where(left_out, sets.anchor, count)].set(True, mode="drop")
+    return Assignment(gt=jnp.maximum(gt, 0), positive=gt >= 0, ignored=ignored)
+
+
+def candidate_sets(
+    anchors: Anchors,
+    targets: Targets,
+    log_likelihood: LogLikelihood,
+    *,
+    topk: int = 9,
+    candidate_iou: float = 0.1,
+    low_quality_owner: Literal["own", "claiming"] = "own",
+    tie_tolerance: float = 1e-5,
+) -> Sets:
+    """Steps 1 and 2: what the mixtures are fitted to. Arguments as in `assign`."""
+    match = primitives.largest_iou(
+        anchors.boxes, anchors.valid, targets, tie_tolerance=tie_tolerance
+    )
+    candidate = anchors.valid & ((match.iou >= candidate_iou) | match.claimed)
+    owner = match.owner if low_quality_owner == "own" else match.claiming_owner
+    if callable(log_likelihood):
+        loss = -log_likelihood(owner)
+    else:
+        loss = -jnp.take_along_axis(log_likelihood, owner[None], axis=0)[0]
+    return _best_of_each(
+        candidate, owner, loss, anchors.level_counts, slots=targets.valid.shape[0], topk=topk
+    )
+
+
+def _best_of_each(
+    candidate: Array,
+    owner: Array,
+    loss: Array,
+    level_counts: tuple[int, ...],
+    *,
+    slots: int,
+    topk: int,
+) -> Sets:
+    """The topk lowest losses of every object on every level, ties to the lower anchor.
+
+    One sort of all anchors by (object, level, loss) puts each group in one run, best first: no
+    [G, A] mask, and the cost does not depend on the number of objects.
+    """
+    levels, count = len(level_counts), candidate.shape[0]
+    level = jnp.asarray(np.repeat(np.arange(levels, dtype=np.int32), level_counts))
+    group = jnp.where(candidate, owner * levels + level, slots * levels)
+    loss = jnp.where(candidate, loss, 0.0)
+    group, loss, anchor = lax.sort((group, loss, jnp.arange(count, dtype=jnp.int32)), num_keys=3)
+    groups = jnp.arange(slots * levels, dtype=jnp.int32)
+    index = jnp.searchsorted(group, groups)[:, None] + jnp.arange(topk)[None]
+    inside, index = index < count, jnp.minimum(index, count - 1)
+    used = (inside & (group[index] == groups[:, None])).reshape(slots, levels * topk)
+    loss, anchor = (a[index].reshape(slots, levels * topk) for a in (loss, anchor))
+    loss, anchor = jnp.where(used, loss, jnp.inf), jnp.where(used, anchor, count)
+    loss, anchor, used = lax.sort((loss, anchor, used), dimension=1, num_keys=2)
+    return Sets(jnp.where(used, anchor, 0), jnp.where(used, loss, 0.0), used)
+
+
+def separate(
+    loss: Float[Array, "C"],
+    used: Bool[Array, "C"],
+    fitted: mixture.Mixture,
+    *,
+    scheme: Separation = "c",
+    min_candidates: int = 1,
+) -> tuple[Bool[Array, "C"], Bool[Array, "C"]]:
+    """Positive and ignored candidates of one object, from losses in increasing order.
+
+    Arguments as in `assign`. The peak of a component is the first of its members with the largest
+    density of the whole mixture; a candidate equally likely under both belongs to the low one.
+    """
+    joint = mixture.log_joint(loss, fitted)
+    density = jnp.logaddexp(joint[0], joint[1])
+    low = used & (joint[0] >= joint[1])
+    high = used & ~low
+    rank = jnp.arange(used.shape[0])
+    peak, other = (jnp.argmax(jnp.where(part, density, -jnp.inf)) for part in (low, high))
+    upto = used & ((rank <= peak) | ~jnp.any(low))
+    none = jnp.zeros_like(used)
+    positive, ignored = {
+        "a": (low, none),
+        "b": (upto, used & ~upto & (rank < other) & jnp.any(high)),
+        "c": (upto, none),
+        "c_members": (upto & low, none),
+        "d": (upto, low & ~upto),
+    }[scheme]
+    count = jnp.sum(used)
+    positive = jnp.where(count == 1, used, positive) & (count >= min_candidates)
+    return positive, ignored & (count > 1)
