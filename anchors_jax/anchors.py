@@ -222,7 +222,9 @@ def points(
     return grid(stride_boxes, maps=maps, strides=strides, canvas=canvas, offset=offset)
 
 
-def inside(anchors: Anchors, image_size: Num[Array, "2"], *, divisor: int = 32) -> Bool[Array, "A"]:
+def inside(
+    anchors: Anchors, image_size: Num[Array, "2"], *, divisor: int | None = 32
+) -> Bool[Array, "A"]:
     """Anchors whose cell lies in the image and not in the padding of the canvas.
 
     The image counts up to the next multiple of `divisor` (MMDetection pads each image to 32): cells
@@ -231,8 +233,11 @@ def inside(anchors: Anchors, image_size: Num[Array, "2"], *, divisor: int = 32) 
     Args:
         anchors: from `grid`.
         image_size: (height, width) of the image on the canvas, may be traced.
-        divisor: 1 for no rounding.
+        divisor: 1 for no rounding; None: the padding of the canvas counts as image (official FCOS,
+            ATSS, PAA), unless the image has no size.
     """
+    if divisor is None:
+        return jnp.broadcast_to(jnp.all(image_size > 0), anchors.boxes.shape[:1])
     padded = jnp.ceil(image_size.astype(jnp.float32) / divisor) * divisor
     masks = []
     for (rows, columns, count), (y, x) in zip(anchors.level_sizes, anchors.strides, strict=True):

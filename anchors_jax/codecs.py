@@ -6,7 +6,9 @@ guarded: degenerate boxes or anchors give large but finite codes and gradients.
 """
 
 import math
+from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -78,6 +80,8 @@ def distances(
     relative: bool = False,
     unit: float = 1.0,
     limits: tuple[float, float] | None = None,
+    activation: Literal["exp", "relu"] | None = None,
+    log_limit: float = math.log(1e4),
 ) -> Codec:
     """Distances from the anchor's centre to the left, top, right and bottom side (FCOS, Eq. 1).
 
@@ -86,8 +90,12 @@ def distances(
             the boxes of `anchors.points`, whose side is the stride, these are FCOS's
             stride-normalised distances.
         unit: divides all codes.
-        limits: encoded codes are limited to this range; None keeps negative distances of centres
-            outside their box.
+        limits: encoded distances are limited to this range; None keeps negative distances of
+            centres outside their box.
+        activation: how codes become distances, in the units above. None: they are distances. "exp":
+            exp(code) (FCOS, Section 3.1). "relu": max(code, 0), whose gradient is 0 at and below 0
+            (FCOS with normalised targets); encoding does not undo it.
+        log_limit: codes are limited to this value before exp; beyond, they have no gradient.
     """
 
     def scale(anchors: Array) -> Array:
@@ -101,13 +109,19 @@ def distances(
         point = geometry.to_centres(anchors)[..., :2]
         codes = jnp.concatenate([point - boxes[..., :2], boxes[..., 2:] - point], axis=-1)
         codes = codes / scale(anchors)
-        return codes if limits is None else jnp.clip(codes, *limits)
+        codes = codes if limits is None else jnp.clip(codes, *limits)
+        return jnp.log(jnp.maximum(codes, _SMALLEST_SIDE)) if activation == "exp" else codes
 
     def decode(
         codes: Float[Array, "*#n 4"], anchors: Float[Array, "*#n 4"]
     ) -> Float[Array, "*#n 4"]:
         point = geometry.to_centres(anchors)[..., :2]
-        reach = codes.astype(jnp.float32) * scale(anchors)
+        codes = codes.astype(jnp.float32)
+        if activation == "exp":
+            codes = jnp.exp(jnp.minimum(codes, log_limit))
+        elif activation == "relu":
+            codes = jax.nn.relu(codes)
+        reach = codes * scale(anchors)
         return jnp.concatenate([point - reach[..., :2], point + reach[..., 2:]], axis=-1)
 
     return Codec(encode, decode)

@@ -29,7 +29,7 @@ def detector(
     objective: Objective,
     preprocess: Callable[..., Array] = images.normalize,
     detect: Callable[[Candidates], Detections] = nms.detect,
-    pad_divisor: int = 32,
+    pad_divisor: int | None = 32,
 ) -> Detector:
     """A one-stage detector from its parts.
 
@@ -39,7 +39,8 @@ def detector(
       objective: loss and decoding of one image.
       preprocess: (image, image_size) -> normalised float image.
       detect: Candidates of one image -> Detections.
-      pad_divisor: cells count as inside up to the image's size rounded up to this many pixels.
+      pad_divisor: cells count as inside up to the image's size rounded up to this many pixels;
+        None: all cells of the canvas do.
     """
 
     def init(key: Array, canvas: tuple[int, int]) -> Any:
