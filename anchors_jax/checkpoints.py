@@ -35,22 +35,19 @@ class Checkpoints:
         self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
         if read_only and not self.folder.is_dir():
             raise CheckpointError(f"{self.folder} does not exist: train into this workdir first")
-        keep = policies.AnyPreservationPolicy(
-            [
-                policies.LatestN(2),
-                policies.BestN(
-                    n=1,
-                    get_metric_fn=lambda metrics: metrics[metric],
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
-        )
+
+        def score(metrics: dict[str, float]) -> float:
+            return metrics[metric]
+
+        best = policies.BestN(n=1, get_metric_fn=score, keep_checkpoints_without_metrics=False)
+        keep = policies.AnyPreservationPolicy([policies.LatestN(2), best])
         self._metric = metric
         self._manager = ocp.CheckpointManager(
             self.folder,
             item_names=("variables", "training", "loader"),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=None if read_only else keep,
+                best_fn=score,  # without it no metrics are written
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only and parallel.is_main(),
