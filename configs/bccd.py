@@ -28,6 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
         max_objects=40,
         short_side=240,
         long_side=320,
+        jitter=(0.6, 1.0),
     )
     data.root = "data/bccd"
     for name, split in (("train", "trainval"), ("eval", "test")):
@@ -35,4 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data = data
     if config.scale == "bench":
         config.train = common.schedule_bench(epochs=30)
+        config.train.eval_every_epochs = 5.0
+        config.train.ema_decay = 0.99
+    config.evaluation.voc = True
     return config
