@@ -17,7 +17,7 @@ LAYERS = [
     {"objectives"},
     {"models"},
     {"detectors"},
-    {"data", "evaluation", "visualize", "parallel"},
+    {"data", "evaluation", "visualize", "diagnostics", "parallel"},
     {"optim", "checkpoints", "logs", "results", "inference"},
     {"train", "search"},
     {"experiment"},

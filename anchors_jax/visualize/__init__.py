@@ -1,11 +1,14 @@
 """Pictures, drawn off screen: boxes, detections beside the truth, curves. No jax."""
 
+from anchors_jax.visualize.assignment import Panel, assignments
 from anchors_jax.visualize.boxes import class_colour, draw_boxes
 from anchors_jax.visualize.curves import precision_recall_plot, training_curve
 from anchors_jax.visualize.grid import Boxes, detections_beside_truth
 
 __all__ = [
     "Boxes",
+    "Panel",
+    "assignments",
     "class_colour",
     "detections_beside_truth",
     "draw_boxes",

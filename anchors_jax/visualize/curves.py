@@ -33,12 +33,12 @@ def precision_recall_plot(metrics: dict[str, Any], path: str | os.PathLike[str])
             f"{os.fspath(path)}: the metrics hold no curves (coco_metrics(curves=True))"
         )
     curves = metrics["curves"]
-    figure = _figure(8.4, 3.8)
+    drawing = figure(8.4, 3.8)
     for n, (key, iou) in enumerate((("AP50", "0.5"), ("AP75", "0.75")), 1):
-        axes = figure.add_subplot(1, 2, n)
+        axes = drawing.add_subplot(1, 2, n)
         _precision_recall(axes, curves["recall"], curves[key])
         axes.set_title(f"IoU \u2265 {iou}")
-    _save(figure, path)
+    save(drawing, path)
 
 
 def training_curve(source: str | os.PathLike[str] | Rows, path: str | os.PathLike[str]) -> None:
@@ -70,15 +70,15 @@ def training_curve(source: str | os.PathLike[str] | Rows, path: str | os.PathLik
     panels = [panel for panel in panels if panel[1]]
     if not panels:
         raise ValueError(f"{name}: no loss, learning rate or AP to draw")
-    figure = _figure(4.2 * len(panels), 3.4)
+    drawing = figure(4.2 * len(panels), 3.4)
     for n, (title, lines, scale, smooth) in enumerate(panels, 1):
-        axes = figure.add_subplot(1, len(panels), n)
+        axes = drawing.add_subplot(1, len(panels), n)
         _lines(axes, lines, smooth=smooth, in_percent=title == "AP")
         positive = all((values[:, 1] > 0).all() for values in lines.values())
         axes.set(title=title, xlabel="step", yscale=scale if positive else "linear")
         if title == "AP":
             axes.set_ylim(bottom=0)
-    _save(figure, path)
+    save(drawing, path)
 
 
 def _precision_recall(axes: Axes, recall: list[float], curves: dict[str, Any]) -> None:
@@ -156,16 +156,19 @@ def _colour(n: int) -> tuple[float, ...]:
     return tuple(value / 255 for value in PALETTE[n % len(PALETTE)])
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+def figure(width: float, height: float) -> Figure:
+    """An empty figure of that many inches, without pyplot's global state."""
+    drawing = Figure(figsize=(width, height), dpi=160, layout="constrained")
+    FigureCanvasAgg(drawing)
+    return drawing
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25, linewidth=0.6)
+def save(drawing: Figure, path: str | os.PathLike[str], *, grid: bool = True) -> None:
+    """Give all axes the same plain style and write the figure, atomically."""
+    for axes in drawing.axes:
+        axes.spines[["top", "right"]].set_visible(not grid)
+        if grid:
+            axes.grid(alpha=0.25, linewidth=0.6)
         axes.tick_params(labelsize=8)
         axes.title.set_fontsize(10)
         for label in (axes.xaxis.label, axes.yaxis.label):
@@ -177,4 +180,4 @@ def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
             for text in legend.get_texts():
                 text.set_fontsize(8)
     with files.atomic_path(path) as temporary:
-        figure.savefig(temporary)
+        drawing.savefig(temporary)
