@@ -3,6 +3,7 @@
 Any value of the config is overridden by --config.some.key=value.
 """
 
+import logging
 import os
 import sys
 import traceback
@@ -52,6 +53,9 @@ def _run(argv: Sequence[str]) -> int:
     # Imported late: --help and a mistyped command answer at once.
     from anchors_jax import commands, options
 
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    # Libraries' notes on their own housekeeping; faults reach the user as exceptions.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     name, rest = argv[1], argv[2:]
     known = commands.COMMANDS
     if name not in known:
