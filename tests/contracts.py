@@ -2,7 +2,9 @@
 
 import importlib
 import inspect
+import pathlib
 import pkgutil
+import re
 
 import jax
 import numpy as np
@@ -29,6 +31,15 @@ def public(package, name):
         if inspect.isfunction(function) and function.__module__ == info.name:
             found[info.name.removeprefix(f"{package.__name__}.")] = function
     return found
+
+
+def documented(name):
+    """The function called `name` of the first Python example in CONTRIBUTING.md that defines it."""
+    page = (pathlib.Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    namespace = {}
+    exec(next(block for block in blocks if f"def {name}(" in block), namespace)
+    return namespace[name]
 
 
 def required(function):

@@ -19,7 +19,7 @@ MAPS = ((32, 40), (16, 20), (8, 10))
 CANVAS = (256, 320)
 SLOTS = 8
 ARGUMENTS = ("anchors", "targets"), ("anchors", "targets", "log_likelihood")
-ASSIGNERS = contracts.public(package, "assign")
+ASSIGNERS = contracts.public(package, "assign") | {"example": contracts.documented("assign")}
 
 
 def grid():
