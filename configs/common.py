@@ -65,6 +65,26 @@ def schedule_1x() -> ConfigDict:
     )
 
 
+def schedule_90k() -> ConfigDict:
+    """maskrcnn-benchmark's 1x, that of FCOS, ATSS and PAA: 90,000 steps of 16 images, SGD 0.01.
+
+    x0.1 after 60,000 and 80,000 steps; a third of the rate for the first 500; twice the rate and no
+    decay for biases (those of norms are decayed here); no clipping.
+    """
+    config = schedule_1x()
+    config.steps = 90_000
+    config.schedule = bind(
+        optim.step_decay,
+        milestones=(60 / 90, 80 / 90),
+        warmup_factor=1 / 3,
+        warmup="constant",
+    )
+    config.optimizer = bind(optim.sgd, bias_factor=2.0)
+    config.decay_biases = False
+    config.clip_norm = None
+    return config
+
+
 def schedule_bench(*, epochs: float = 12.0, learning_rate: float = 2e-3) -> ConfigDict:
     """AdamW and a cosine: small networks from scratch learn fastest with it."""
     config = schedule_1x()
@@ -207,3 +227,27 @@ def network(config: ConfigDict, *, shapes_per_cell: int = 9, **head: object) -> 
 def detection(scale: str) -> ConfigDict:
     """From candidates to final boxes: score above 0.05, 1000 per level, NMS at 0.5, 100 kept."""
     return bind(nms.detect, top_k=1000 if scale == "paper" else 200)
+
+
+def single_shape(config: ConfigDict, *, quality: str = "box") -> None:
+    """What FCOS, ATSS and PAA share beside their method, in place of RetinaNet's.
+
+    One prediction per location with a quality logit from that tower, group norm and biases in the
+    towers, a learned scale per level; P6 from P5; all cells of the canvas; NMS at 0.6; at paper
+    scale the 90k schedule.
+    """
+    paper = config.scale == "paper"
+    config.detector.model = network(
+        config,
+        shapes_per_cell=1,
+        norm=bind(norms.GroupNorm, group_size=None if paper else 8),
+        tower_bias=True,
+        quality=quality,
+        level_scale=True,
+    )
+    config.detector.model.neck.update({"extra_source": "P5", "relu_before_p7": True})
+    config.detector.model.neck.kernel_init = make(fpn.caffe2_xavier)
+    config.detector.pad_divisor = None
+    config.detector.detect.iou_threshold = 0.6
+    if paper:
+        config.train = schedule_90k()

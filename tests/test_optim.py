@@ -21,6 +21,24 @@ def test_step_decay_by_hand():
         assert float(schedule(step)) == pytest.approx(want, rel=1e-5)
 
 
+def test_constant_warm_up():
+    schedule = optim.step_decay(
+        0.01, 90, milestones=(2 / 3,), warmup_steps=10, warmup_factor=1 / 3, warmup="constant"
+    )
+    for step, want in [(0, 0.01 / 3), (9, 0.01 / 3), (10, 0.01), (61, 1e-3)]:
+        assert float(schedule(step)) == pytest.approx(want, rel=1e-5)
+
+
+def test_biases_may_learn_faster():
+    rule = functools.partial(optim.sgd, weight_decay=0.0, bias_factor=2.0)
+    update = optim.create(PARAMS, rule=rule, schedule=lambda step: 0.5)
+    gradients = jax.tree.map(jnp.ones_like, PARAMS)
+    deltas, _ = update.update(gradients, update.init(PARAMS), PARAMS)
+    assert jax.tree.map(lambda x: float(x.ravel()[0]), deltas) == {
+        "conv": {"kernel": -0.5, "bias": -1.0}, "norm": {"scale": -0.5, "bias": -1.0},
+    }  # fmt: skip
+
+
 def test_cosine_by_hand():
     schedule = optim.cosine(1.0, 100, final_factor=0.1, warmup_steps=0)
     for step, want in [(0, 1.0), (50, 0.55), (100, 0.1)]:
