@@ -74,7 +74,9 @@ def detector(
         return terms, statistics, updates
 
     def score(variables: Any, batch: Batch) -> Candidates:
-        predictions = model.apply(variables, preprocess(batch.image, batch.image_size), train=False)
+        predictions = model.apply(
+            join_frozen(variables), preprocess(batch.image, batch.image_size), train=False
+        )
         grid_anchors, valid = grid(batch, predictions)
 
         def one_image(prediction: Any, valid: Bool[Array, "A"], size: Int[Array, "2"]) -> Any:
