@@ -95,7 +95,7 @@ def eval_command(options: Options) -> None:
     held_out = run.source("eval")
     variables, step = load_variables(run, workdir, options.checkpoint)
     predict = inference.make_predict(run.detector)
-    table = run_detector(run, predict, variables, held_out, progress=True)
+    table = run_detector(run, predict, variables, held_out, progress=parallel.is_main())
     metrics = report_metrics(run, held_out, table, step=step)
     if parallel.is_main():
         out = options.out or workdir
