@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from anchors_jax import evaluation, parallel
@@ -107,8 +106,3 @@ def detect(
 def count_images(arrays: Mapping[str, np.ndarray]) -> int:
     """Images of a batch that are not padding."""
     return int(np.sum(np.asarray(arrays["image_id"]) >= 0))
-
-
-def compiled_programs(function: Any) -> int:
-    """How many programs a jitted or mapped function has compiled: one per canvas is right."""
-    return jax.tree.reduce(max, [function._cache_size()])
