@@ -116,13 +116,14 @@ def top_candidates(
 
 
 class _Rule(NamedTuple):
-    """How pairs are chosen; the last three matter only with a quality. See `detect`."""
+    """How pairs are chosen. See `detect`."""
 
     threshold: float
     top_k: int
     score: str = "geometric"
     threshold_on: str = "class"
     rank_by: str = "score"
+    top_k_of: str = "pairs"
 
     def final(self, scores: Array, quality: Array | None) -> Array:
         """What a detection is scored with; increasing in both."""
@@ -155,7 +156,8 @@ def _best_pairs(
     passes, key = rule.keys(rows, part)
     usable = passes & (highest > -jnp.inf)[:, None]
     flat = jnp.where(usable, key, -jnp.inf).reshape(-1)
-    best, pair = lax.top_k(flat, min(rule.top_k, flat.shape[0]))
+    number = flat.shape[0] if rule.top_k_of == "anchors" else min(rule.top_k, flat.shape[0])
+    best, pair = lax.top_k(flat, number)
     used = best > -jnp.inf
     final = rule.final(rows, part).reshape(-1)[pair]
     return Pairs(
@@ -204,12 +206,13 @@ def detect(
     score: Literal["geometric", "product"] = "geometric",
     threshold_on: Literal["class", "score"] = "class",
     rank_by: Literal["score", "class"] = "score",
+    top_k_of: Literal["pairs", "anchors"] = "pairs",
 ) -> Detections:
     """Detections of one image: best pairs of each level, class-wise NMS, best D, sorted.
 
     RetinaNet, Section 4.1 "Inference". Unused slots hold zeros and are invalid. NMS goes by the
-    final score: the class score, or its product with the quality where candidates have one. The
-    last three keywords then tell the sources apart (without a quality they do nothing).
+    final score: the class score, or its product with the quality where candidates have one. Sources
+    differ in the last four keywords; the first three of them do nothing without a quality.
 
     Args:
         candidates: decoded boxes and scores of all anchors.
@@ -225,9 +228,11 @@ def detect(
             torchvision's FCOS and MMDetection's PAA) or the final score.
         rank_by: what the top_k of a level are chosen by: the final score (official codes) or the
             class score alone (FCOS and ATSS in MMDetection).
+        top_k_of: keep the best pairs of a level, or every pair of its best anchors (MMDetection's
+            PAA): K times as many boxes for NMS and voting.
     """
     scores = candidates.scores
-    rule = _Rule(score_threshold, top_k, score, threshold_on, rank_by)
+    rule = _Rule(score_threshold, top_k, score, threshold_on, rank_by, top_k_of)
     peak = jnp.max(scores, axis=-1)  # of all levels at once: slicing the scores would copy them
     levels, start = [], 0
     for count in candidates.level_counts:
