@@ -1,10 +1,13 @@
 """Reference head outputs as this library's types."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from golden_cases import Case
 
+from anchors_jax import nms
 from anchors_jax.types import Anchors, DensePredictions, Targets
 
 
@@ -62,3 +65,28 @@ def over_images(function, predictions, anchors, *rest):
         return function(prediction, anchors.replace(valid=valid), *others)
 
     return jax.vmap(one)(predictions, anchors.valid, *rest)
+
+
+def detect_as(params, **keywords):
+    """Inference with the settings of a case, by MMDetection's rule for heads with a quality."""
+    return functools.partial(
+        nms.detect,
+        score_threshold=params["score_thr"],
+        top_k=params["nms_pre"],
+        iou_threshold=params["nms_iou"],
+        max_detections=params["max_per_img"],
+        score="product",
+        rank_by="class",
+        **keywords,
+    )
+
+
+def check_detections(found, arrays):
+    """Compare detections of all images with the stored ones."""
+    np.testing.assert_array_equal(found.valid.sum(axis=1), arrays["det_num"])
+    for image, count in enumerate(arrays["det_num"]):
+        got = [np.asarray(x[image, :count]) for x in (found.labels, found.scores, found.boxes)]
+        want = [arrays[f"det_{name}"][image, :count] for name in ("labels", "scores", "boxes")]
+        np.testing.assert_array_equal(got[0], want[0])
+        np.testing.assert_allclose(got[1], want[1], rtol=1e-5, atol=2e-6)
+        np.testing.assert_allclose(got[2], want[2], rtol=1e-5, atol=2e-3)
