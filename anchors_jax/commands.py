@@ -70,7 +70,7 @@ def train_command(options: Options) -> None:
             ),
             batches=batches,
             plan=plan,
-            schedule=run.schedule(plan),
+            schedule=run.schedule_of_batches(plan),
             checkpoints=stored,
             evaluate=functools.partial(_evaluate_quietly, run, predict, held_out),
             logger=logger,

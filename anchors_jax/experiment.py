@@ -100,6 +100,11 @@ class Experiment:
         updates = math.ceil(plan.total_steps / train.accumulate)
         return build(self.learning_rate(), updates)
 
+    def schedule_of_batches(self, plan: Plan) -> Callable[[Any], Any]:
+        """Learning rate at each batch, of which `train.accumulate` make an update."""
+        schedule, accumulate = self.schedule(plan), self.config.train.accumulate
+        return lambda batch: schedule(batch // accumulate)
+
     def learning_rate(self) -> float:
         """The config's learning rate times (images per update / reference batch)."""
         train = self.config.train

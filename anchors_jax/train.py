@@ -179,6 +179,7 @@ def fit(
       state: a fresh state on the host; replaced by the checkpoint's where there is one.
       step_fn: `train_step` with all but (state, batch) filled in.
       batches: an iterator of `Batch` on the host with get_state() and set_state(dict).
+      schedule: number of batches before -> learning rate, for the log.
       evaluate: variables on the host -> metrics, with the key "AP".
 
     Returns:
