@@ -105,7 +105,8 @@ def _picture_names(images: AnnotatedImages) -> Iterator[tuple[str, int]]:
     """A name for each picture; images of the same name from two folders are told apart."""
     taken: set[str] = set()
     for index, file in enumerate(images.table.files):
-        stem = pathlib.Path(file).stem
-        name = stem if stem not in taken else f"{stem}_{images.table.image_ids[index]}"
+        name = pathlib.Path(file).stem
+        while name in taken:
+            name = f"{name}_{images.table.image_ids[index]}"
         taken.add(name)
         yield f"{name}.png", index
