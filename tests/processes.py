@@ -88,3 +88,12 @@ def on_hosts(count, *arguments, timeout):
         assert code in (0, None), f"host {index} failed:\n{output[-3000:]}"
     assert None not in codes, f"hosts not done after {timeout} s:\n{outputs}"
     return outputs
+
+
+def output_of(*arguments, env, timeout):
+    """What `python ARGUMENTS` says, once it has ended well."""
+    with started(*arguments, env=env) as child:
+        code = child.process.wait(timeout)
+        output = child.output()
+    assert code == 0, output[-3000:]
+    return output
