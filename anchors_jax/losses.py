@@ -83,6 +83,27 @@ def quality_focal(
     return _power(distance, beta) * bce(logits, targets)
 
 
+def smoothed_focal(
+    logits: Float[Array, "*n"],
+    targets: Float[Array, "*n"],
+    positive: Bool[Array, "*n"],
+    *,
+    alpha: Number = 0.25,
+    gamma: Number = 2.0,
+) -> Float[Array, "*n"]:
+    """Focal loss in which positives have soft targets (Chen et al., Semi-Anchored, Eq. 3).
+
+    `-alpha |t - p|^gamma t log p` where positive, `-(1 - alpha) p^gamma log(1 - p)` elsewhere.
+    Equals `binary_focal` for t = 1. The paper calls the exponent beta.
+    """
+    z = logits.astype(jnp.float32)
+    # t - p, written so that t = 1 gives 1 - p without cancellation.
+    distance = jnp.abs(jax.nn.sigmoid(-z) - (1.0 - targets))
+    hit = alpha * _power(distance, gamma) * targets * jax.nn.softplus(-z)
+    miss = (1.0 - alpha) * _power(jax.nn.sigmoid(z), gamma) * jax.nn.softplus(z)
+    return jnp.where(positive, hit, miss)
+
+
 def gaussian_focal(
     logits: Float[Array, "*n"],
     targets: Float[Array, "*n"],

@@ -98,6 +98,35 @@ def test_soft_focal_meets_focal_at_the_ends(gamma):
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("gamma", [0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("positive", [True, False])
+def test_smoothed_focal(gamma, positive):
+    """The definition; binary_focal at t = 1; and nothing is learned from positives with t = 0."""
+    z = jnp.asarray([-100.0, -30.0, -2.0, -0.1, 0.3, 3.0, 30.0, 100.0])
+    truth = jnp.asarray([positive])
+
+    def smoothed(t):
+        loss = functools.partial(
+            losses.smoothed_focal, positive=truth, targets=jnp.asarray([t]), alpha=0.3, gamma=gamma
+        )
+        return value_and_slope(loss)(z)
+
+    hard = functools.partial(losses.binary_focal, positive=truth, alpha=0.3, gamma=gamma)
+    for got, expected in zip(smoothed(1.0), value_and_slope(hard)(z), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-7)
+    for t in (0.0, 0.25, 0.8):
+        value, slope = smoothed(t)
+        assert np.isfinite(slope).all()
+        u = np.asarray(z, np.float64)
+        p, surprise = 1 / (1 + np.exp(-u)), np.logaddexp(0, -u)
+        want = 0.3 * np.abs(t - p) ** gamma * t * surprise
+        if not positive:
+            want = 0.7 * p**gamma * (surprise + u)
+        np.testing.assert_allclose(value, want, rtol=1e-4, atol=1e-6)
+    if positive:
+        np.testing.assert_array_equal(smoothed(0.0), 0.0)
+
+
 def test_other_labels_are_background():
     np.testing.assert_array_equal(
         losses.one_hot(jnp.asarray([-1, 0, 2, 3]), 3),

@@ -1,0 +1,218 @@
+"""Labels of locations, for heads that classify cells and regress the anchors of each.
+
+    L. Chen, Q. Qian, H. Li, "Semi-Anchored Detector for One-Stage Object Detection".
+
+A location i has K anchors with labels y_ik before regression, from any assigner. Its share of
+class c is s_i[c] = #{k : y_ik = c} / K, and its label (section "Location Classification")
+
+    Eqn 1    argmax_c s^_i[c] with s^_i = gamma s_i[0] for background and (1 - gamma) s_i[c]
+    Eqn 4    background where no anchor is positive, else the most frequent class; the default,
+             and equal to Eqn 1 for gamma < 1 / K (Proposition 1)
+
+The paper leaves open: anchors that are neither positive nor background count in no column; ties go
+to the foreground, then to the lower class; a location with such anchors and no positive one is
+ignored (`ignore_between`); which anchors of a positive location regress, and to which object
+(`regress`).
+"""
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Literal
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int
+
+from anchors_jax import anchors as grids
+from anchors_jax import boxes as geometry
+from anchors_jax.assign import primitives
+from anchors_jax.types import Anchors, Assignment, LocationAssignment, Targets
+
+# Positive locations per step of `best_of_class`.
+_BLOCK = 64
+
+
+def by_anchors(
+    anchors: Anchors,
+    targets: Targets,
+    *,
+    assign: Callable[..., Assignment],
+    gamma: float | None = None,
+    ignore_between: bool = True,
+    regress: Literal["prior_positive", "all_at_positive"] = "prior_positive",
+    ignore_iof: float = 0.5,
+) -> LocationAssignment:
+    """Each location takes the most frequent label of its anchors.
+
+    Args:
+        anchors: a grid with the same number of shapes on all levels.
+        targets: G slots.
+        assign: (anchors, targets) -> Assignment, the anchors' labels before regression; the paper
+            takes max-IoU with thresholds 0.5 and 0.4.
+        gamma: weight of background in Eqn 1, in 0..1, or None for Eqn 4. Compared in integers as
+            the nearest fraction with a denominator up to a million: 0.2 is a fifth.
+        ignore_between: leave out of the class loss locations without positive anchors but with
+            some that are neither positive nor background. False: they are background, unless an
+            anchor lies in a crowd region.
+        regress: "prior_positive": the positive anchors of a positive location, each to its own
+            object, of whatever class. "all_at_positive": all anchors of a positive location, each
+            to the object of the location's class with which it has the largest IoU.
+        ignore_iof: share of an anchor inside a crowd region beyond which it counts as in it; read
+            only without `ignore_between`.
+
+    Raises:
+        ValueError: the levels have different numbers of shapes; or gamma lies outside 0..1.
+    """
+    shapes = shapes_per_cell(anchors)
+    found = assign(anchors, targets)
+    gt, prior, ignored, valid = (
+        values.reshape(-1, shapes)
+        for values in (found.gt, found.positive, found.ignored, anchors.valid)
+    )
+    classes = jnp.where(prior, targets.labels[gt], -1)
+    label, votes = most_frequent(classes)
+    positive = votes > 0
+    if gamma is not None:
+        background = jnp.sum(~prior & ~ignored, axis=1, dtype=jnp.int32)
+        positive &= _outweighs(votes, background, gamma)
+    left_out = ignored
+    if not ignore_between:
+        crowd = primitives.in_crowd(anchors.boxes, targets, ignore_iof=ignore_iof)
+        left_out = ~valid | crowd.reshape(-1, shapes)
+    regressed = prior & positive[:, None]
+    if regress == "all_at_positive":
+        prior_boxes = anchors.boxes.reshape(-1, shapes, 4)
+        _, gt = best_of_class(lambda cells: prior_boxes[cells], label, positive, targets, shapes)
+        regressed = jnp.broadcast_to(positive[:, None], prior.shape)
+    return LocationAssignment(
+        label=jnp.where(positive, label, 0),
+        positive=positive,
+        ignored=(votes == 0) & jnp.any(left_out, axis=1),
+        gt=jnp.where(regressed, gt, 0),
+        regressed=regressed,
+        prior=positive[:, None] & (classes == label[:, None]),
+    )
+
+
+def by_centres(
+    anchors: Anchors,
+    targets: Targets,
+    *,
+    assign: Callable[..., Assignment],
+    prior_iou: float = 0.5,
+) -> LocationAssignment:
+    """Locations labelled without anchors, by their centres (Table 3: "FCOS", "FCOS-Shrink").
+
+    All anchors of a positive location regress to its object.
+
+    Args:
+        anchors: a grid with the same number of shapes on all levels.
+        targets: G slots.
+        assign: (locations, targets) -> Assignment over one box of the stride's size per cell, as
+            `anchors.points` makes them.
+        prior_iou: an anchor has its location's label before regression from this IoU on.
+
+    Raises:
+        ValueError: the levels have different numbers of shapes.
+    """
+    shapes = shapes_per_cell(anchors)
+    maps = [(rows, columns) for rows, columns, _ in anchors.level_sizes]
+    points = grids.points(maps=maps, strides=anchors.strides)
+    found = assign(points.replace(valid=anchors.valid.reshape(-1, shapes).all(axis=1)), targets)
+    objects = jnp.where(found.positive[:, None], targets.boxes[found.gt], 0.0)
+    overlap = geometry.iou(anchors.boxes.reshape(-1, shapes, 4), objects[:, None])
+    everywhere = (len(points.boxes), shapes)
+    return LocationAssignment(
+        label=jnp.where(found.positive, targets.labels[found.gt], 0),
+        positive=found.positive,
+        ignored=found.ignored,
+        gt=jnp.broadcast_to(found.gt[:, None], everywhere),
+        regressed=jnp.broadcast_to(found.positive[:, None], everywhere),
+        prior=found.positive[:, None] & (overlap >= prior_iou),
+    )
+
+
+def shapes_per_cell(anchors: Anchors) -> int:
+    """How many anchors each cell has, S.
+
+    Raises:
+        ValueError: not the same number on all levels.
+    """
+    counts = {shapes for _, _, shapes in anchors.level_sizes}
+    if len(counts) != 1:
+        raise ValueError(f"locations need as many anchors on every level, not {sorted(counts)}")
+    return counts.pop()
+
+
+def most_frequent(classes: Int[Array, "P S"]) -> tuple[Int[Array, "P"], Int[Array, "P"]]:
+    """The most frequent class >= 0 of each row and its count; the lower class on ties.
+
+    Rows without a class give (0, 0). No [P, K] table of counts is made.
+    """
+    shapes = classes.shape[1]
+
+    def count(index: Array, votes: Array) -> Array:
+        one = lax.dynamic_slice_in_dim(classes, index, 1, axis=1)
+        return votes + (classes == one)
+
+    votes = lax.fori_loop(0, shapes, count, jnp.zeros(classes.shape, jnp.int32))
+    votes = jnp.where(classes >= 0, votes, 0)
+    most = jnp.max(votes, axis=1)
+    nothing = jnp.iinfo(classes.dtype).max
+    winner = jnp.min(jnp.where((votes == most[:, None]) & (votes > 0), classes, nothing), axis=1)
+    return jnp.where(most > 0, winner, 0), most
+
+
+def best_of_class(
+    boxes_of: Callable[[Array], Array],
+    label: Int[Array, "P"],
+    chosen: Bool[Array, "P"],
+    targets: Targets,
+    shapes: int,
+) -> tuple[Float[Array, "P S"], Int[Array, "P S"]]:
+    """The largest IoU of each box with an object of its cell's class, and whose it is.
+
+    Visits the chosen cells in blocks: the others cost nothing, and their boxes are never made.
+
+    Args:
+        boxes_of: (cells [n]) -> boxes [n, S, 4].
+        label: class of each cell.
+        chosen: cells to visit.
+        targets: G slots.
+        shapes: boxes per cell, S.
+
+    Returns:
+        IoUs and slots; both 0 where the cell is not chosen or no object has its class.
+    """
+    cells = chosen.shape[0]
+    nothing = jnp.zeros((cells, shapes), jnp.float32), jnp.zeros((cells, shapes), jnp.int32)
+    if targets.valid.shape[0] == 0:
+        return nothing
+    # Cells beyond the last stand for nothing: they are read as the last one, and not written.
+    order = jnp.argsort(~chosen, stable=True).astype(jnp.int32)
+    order = jnp.pad(order, (0, -cells % _BLOCK), constant_values=cells)
+    count = jnp.sum(chosen, dtype=jnp.int32)
+
+    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        start, iou, gt = state
+        block = lax.dynamic_slice_in_dim(order, start, _BLOCK)
+        overlap = geometry.iou(boxes_of(block)[:, None], targets.boxes[None, :, None])
+        same = (targets.labels[None] == label[block][:, None]) & targets.objects[None]
+        # Among objects of the class alone, also where none of them is met.
+        overlap = jnp.where(same[..., None], overlap, -1.0)  # [block, G, S]
+        best = jnp.maximum(jnp.max(overlap, axis=1), 0.0)
+        slot = jnp.argmax(overlap, axis=1).astype(jnp.int32)
+        iou, gt = iou.at[block].set(best, mode="drop"), gt.at[block].set(slot, mode="drop")
+        return start + _BLOCK, iou, gt
+
+    _, iou, gt = lax.while_loop(lambda s: s[0] < count, step, (jnp.int32(0), *nothing))
+    return jnp.where(chosen[:, None], iou, 0.0), jnp.where(chosen[:, None], gt, 0)
+
+
+def _outweighs(votes: Array, background: Array, gamma: float) -> Array:
+    """(1 - gamma) votes >= gamma background, exactly."""
+    if not 0.0 <= gamma <= 1.0:
+        raise ValueError(f"gamma {gamma} is not between 0 and 1")
+    share = Fraction(gamma).limit_denominator(1_000_000)
+    foreground_weight = share.denominator - share.numerator
+    return foreground_weight * votes >= share.numerator * background
