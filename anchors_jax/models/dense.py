@@ -7,7 +7,9 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from anchors_jax.types import DensePredictions
+from anchors_jax.types import DensePredictions, SemiAnchoredPredictions
+
+Predictions = DensePredictions | SemiAnchoredPredictions
 
 
 class DenseDetector(nn.Module):
@@ -21,8 +23,8 @@ class DenseDetector(nn.Module):
     neck: nn.Module
     head: nn.Module
 
-    def __call__(self, image: Float[Array, "B H W 3"], *, train: bool = False) -> DensePredictions:
-        """`image` is normalised; results are float32."""
+    def __call__(self, image: Float[Array, "B H W 3"], *, train: bool = False) -> Predictions:
+        """What the head says. `image` is normalised; results are float32."""
         maps = self.backbone(image, train=train)
         return self.head(self.neck(maps, train=train), train=train)
 

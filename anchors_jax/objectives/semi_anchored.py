@@ -1,0 +1,267 @@
+"""The Semi-Anchored detector: classify locations, regress anchors, choose among them.
+
+    L. Chen, Q. Qian, H. Li, "Semi-Anchored Detector for One-Stage Object Detection".
+
+A location i has one score per class and K anchors, each with a box and a class-agnostic score p_ik:
+
+    loss = sum_{i not ignored} FL(x_i, y_i)          / #{positive locations}
+         + 2 sum_{(i,k) regressed} -log IoU(b_ik, g) / #{regressed anchors}
+         + sum_{i positive, k} L_s(p_ik, mu^_ik)     / #{positive anchors}
+
+y_i and which anchors regress come from `assign/locations.py`. An anchor of a positive location is
+positive if its box *after* regression has mu_ik >= 0.5, mu_ik its largest IoU with an object of
+class y_i; its soft target is mu^_ik = (mu_ik / max_k mu_ik)^sigma (Eqn 2), and L_s the smoothed
+focal loss (Eqn 3). Focusing exponents are 1 for locations and 2 for anchors; weights 1, 2, 1.
+
+At inference the score of anchor k for class c is P(c | x_i) p_ik, for the Top-k anchors of each
+location by p_ik, or for those with p_ik > tau (Table 6). Without anchor scores, one random anchor
+per location stands for it (Table 2).
+
+The paper leaves open: mu uses boxes that are not clipped; sums are divided by counts over the whole
+batch.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Float, Int
+
+from anchors_jax import boxes, losses
+from anchors_jax.assign import locations
+from anchors_jax.objectives.dense import positive_box_losses
+from anchors_jax.types import (
+    Anchors,
+    Candidates,
+    Codec,
+    LocationAssignment,
+    Objective,
+    SemiAnchoredPredictions,
+    Targets,
+    Term,
+    Terms,
+)
+
+_LOCATION_LOSS = functools.partial(losses.focal, alpha=0.25, gamma=1.0)
+_BOX_LOSS = functools.partial(losses.iou, form="log", eps=1e-6)
+
+
+def objective(
+    *,
+    label: Callable[..., LocationAssignment],
+    codec: Codec,
+    class_loss: Callable[..., Array] = _LOCATION_LOSS,
+    box_loss: Callable[..., Array] = _BOX_LOSS,
+    anchor_loss: Callable[..., Array] = losses.smoothed_focal,
+    class_weight: float = 1.0,
+    box_weight: float = 2.0,
+    anchor_weight: float = 1.0,
+    positive_iou: float = 0.5,
+    sigma: float = 0.9,
+    top_k: int = 1,
+    min_anchor_score: float = 0.0,
+    key: int = 0,
+) -> Objective:
+    """A semi-anchored objective from its parts.
+
+    Args:
+      label: (anchors, targets) -> LocationAssignment: `locations.by_anchors` or `by_centres`.
+      codec: what the box branch regresses.
+      class_loss: (logits [P, K], labels [P]) -> [P, K]; the label K is background.
+      box_loss: on boxes [A, 4] -> [A].
+      anchor_loss: (logits [P, S], soft targets [P, S], positive [P, S]) -> [P, S].
+      class_weight, box_weight, anchor_weight: factors of the three terms.
+      positive_iou: mu from which an anchor is positive after regression.
+      sigma: exponent of Eqn 2; 0 makes all soft targets 1 (Table 5, "FL").
+      top_k: anchors kept per location, by their score. Not fewer than there are: all, in order.
+      min_anchor_score: tau; anchors take part with p_ik > tau (Table 6, "Pos", with all kept).
+      key: seed of the random anchors of a head without anchor scores. One draw for all images, so
+        that detections do not depend on how images are batched.
+
+    Raises:
+      ValueError: (from loss and decode) the head and the grid differ in their anchors per cell.
+    """
+    loss = functools.partial(
+        _loss,
+        label=label,
+        codec=codec,
+        class_loss=class_loss,
+        box_loss=box_loss,
+        anchor_loss=anchor_loss,
+        weights=(class_weight, box_weight, anchor_weight),
+        positive_iou=positive_iou,
+        sigma=sigma,
+    )
+    choose = functools.partial(_choose, top_k=top_k, min_score=min_anchor_score, key=key)
+    return Objective(loss=loss, decode=functools.partial(_decode, codec=codec, choose=choose))
+
+
+def _loss(
+    predictions: SemiAnchoredPredictions,
+    anchors: Anchors,
+    targets: Targets,
+    *,
+    label: Callable[..., LocationAssignment],
+    codec: Codec,
+    class_loss: Callable[..., Array],
+    box_loss: Callable[..., Array],
+    anchor_loss: Callable[..., Array],
+    weights: tuple[float, float, float],
+    positive_iou: float,
+    sigma: float,
+) -> tuple[Terms, dict[str, Array]]:
+    _check_shapes(predictions, anchors)
+    assignment = lax.stop_gradient(label(anchors, targets))
+    classes = jnp.where(assignment.positive, assignment.label, predictions.logits.shape[-1])
+    class_total = jnp.sum(
+        class_loss(predictions.logits, classes), where=~assignment.ignored[:, None], initial=0.0
+    )
+    regressed = assignment.regressed.reshape(-1)
+    matched = targets.boxes[assignment.gt.reshape(-1)]
+    box_total = jnp.sum(
+        positive_box_losses(
+            predictions.codes.reshape(-1, 4),
+            anchors.boxes,
+            # The anchor's own box stands in where there is no object: it encodes to zeros.
+            jnp.where(regressed[:, None], matched, anchors.boxes),
+            regressed,
+            codec=codec,
+            box_loss=box_loss,
+            on_codes=False,
+        )
+    )
+    mu = regressed_overlaps(predictions.codes, anchors, assignment, targets, codec=codec)
+    after = assignment.positive[:, None] & (mu >= positive_iou)
+    class_weight, box_weight, anchor_weight = weights
+    terms = {
+        "class": Term(total=class_weight * class_total, count=_count(assignment.positive)),
+        "box": Term(total=box_weight * box_total, count=_count(regressed)),
+    }
+    if predictions.anchor_logits is not None:
+        each = anchor_loss(predictions.anchor_logits, soft_targets(mu, sigma=sigma), after)
+        total = jnp.sum(each, where=assignment.positive[:, None], initial=0.0)
+        terms["anchor"] = Term(total=anchor_weight * total, count=_count(after))
+    return terms, _statistics(assignment, after, targets)
+
+
+def regressed_overlaps(
+    codes: Float[Array, "P S 4"],
+    anchors: Anchors,
+    assignment: LocationAssignment,
+    targets: Targets,
+    *,
+    codec: Codec,
+) -> Float[Array, "P S"]:
+    """mu: the largest IoU of each regressed box with an object of its location's class.
+
+    A constant for the gradient. Only positive locations are decoded; 0 elsewhere.
+    """
+    codes = lax.stop_gradient(codes)
+    prior = anchors.boxes.reshape(codes.shape)
+    overlap, _ = locations.best_of_class(
+        lambda cells: codec.decode(codes[cells], prior[cells]),
+        assignment.label,
+        assignment.positive,
+        targets,
+        codes.shape[1],
+    )
+    return lax.stop_gradient(overlap)
+
+
+def soft_targets(mu: Float[Array, "*B P S"], *, sigma: float = 0.9) -> Float[Array, "*B P S"]:
+    """Eqn 2: (mu_ik / max_k mu_ik)^sigma, in 0..1; 0 for locations whose boxes meet no object."""
+    most = jnp.max(mu, axis=-1, keepdims=True)
+    met = most > 0.0
+    return jnp.where(met, (mu / jnp.where(met, most, 1.0)) ** sigma, 0.0)
+
+
+def _statistics(
+    assignment: LocationAssignment, after: Array, targets: Targets
+) -> dict[str, Float[Array, ""]]:
+    """What the log says about one image; positives and ignored are locations."""
+    owned = jnp.zeros(targets.valid.shape, bool).at[assignment.gt].max(assignment.regressed)
+    changed = assignment.positive[:, None] & (assignment.prior != after)
+    candidates = _count(assignment.positive) * after.shape[1]
+    return {
+        "positives": _count(assignment.positive),
+        "ignored": _count(assignment.ignored),
+        "objects": _count(targets.objects),
+        "objects_without_anchor": _count(targets.objects & ~owned),
+        "anchors_regressed": _count(assignment.regressed),
+        "anchors_positive_before": _count(assignment.prior),
+        "anchors_positive_after": _count(after),
+        "share_of_labels_changed": _count(changed) / jnp.maximum(candidates, 1.0),
+    }
+
+
+def _decode(
+    predictions: SemiAnchoredPredictions,
+    anchors: Anchors,
+    image_size: Int[Array, "2"],
+    *,
+    codec: Codec,
+    choose: Callable[..., tuple[Array | None, Array]],
+) -> Candidates:
+    _check_shapes(predictions, anchors)
+    codes = predictions.codes
+    cells, shapes = codes.shape[:2]
+    chosen, weight = choose(predictions.anchor_logits, cells=cells, shapes=shapes)
+
+    def of_chosen(values: Array) -> Array:
+        """[P, S, ...] -> [P * k, ...]: only what is chosen is ever decoded."""
+        if chosen is not None:
+            index = chosen.reshape(*chosen.shape, *(1,) * (values.ndim - 2))
+            values = jnp.take_along_axis(values, index, axis=1)
+        return values.reshape(-1, *values.shape[2:])
+
+    # An anchor is valid with its cell.
+    weight = jnp.where(anchors.valid.reshape(cells, shapes)[:, :1], weight, 0.0)
+    scores = jax.nn.sigmoid(predictions.logits.astype(jnp.float32))
+    decoded = codec.decode(of_chosen(codes), of_chosen(anchors.boxes.reshape(codes.shape)))
+    return Candidates(
+        boxes=boxes.clip(decoded, image_size),
+        scores=(scores[:, None] * weight[..., None]).reshape(-1, scores.shape[-1]),
+        shape=of_chosen(anchors.shape.reshape(cells, shapes)),
+        level_counts=tuple(
+            rows * columns * weight.shape[1] for rows, columns, _ in anchors.level_sizes
+        ),
+    )
+
+
+def _choose(
+    anchor_logits: Array | None,
+    *,
+    cells: int,
+    shapes: int,
+    top_k: int,
+    min_score: float,
+    key: int,
+) -> tuple[Array | None, Array]:
+    """The anchors [P, k] of each location that stand for it (None: all), and their p_ik [P, k]."""
+    if anchor_logits is None:
+        chosen = jax.random.randint(jax.random.key(key), (cells, 1), 0, shapes)
+        return chosen, jnp.ones((cells, 1), jnp.float32)
+    if top_k >= shapes:
+        chosen = None
+    elif top_k == 1:  # ties to the first, as in top_k
+        chosen = jnp.argmax(anchor_logits, axis=1, keepdims=True)
+        anchor_logits = jnp.max(anchor_logits, axis=1, keepdims=True)
+    else:
+        anchor_logits, chosen = lax.top_k(anchor_logits, top_k)
+    scores = jax.nn.sigmoid(anchor_logits.astype(jnp.float32))
+    return chosen, jnp.where(scores > min_score, scores, 0.0)
+
+
+def _count(mask: Array) -> Float[Array, ""]:
+    return jnp.sum(mask, dtype=jnp.float32)
+
+
+def _check_shapes(predictions: SemiAnchoredPredictions, anchors: Anchors) -> None:
+    head, grid = predictions.codes.shape[-2], locations.shapes_per_cell(anchors)
+    if head != grid:
+        raise ValueError(
+            f"the head has {head} anchors per cell and the grid {grid}: "
+            f"set detector.model.head.shapes_per_cell = {grid}"
+        )
