@@ -19,10 +19,17 @@ from benchmarks import measure
 CANVAS, IMAGES, CLASSES, SLOTS = (800, 1344), 2, 80, 100
 STRIDES = (8, 16, 32, 64, 128)
 MAPS = tuple((-(-CANVAS[0] // s), -(-CANVAS[1] // s)) for s in STRIDES)
-REFERENCE = {("retinanet", 20): 1.6, ("retinanet", 100): 2.2}  # seconds, MMDetection 3.3.0
+REFERENCE = {  # seconds, MMDetection 3.3.0
+    ("retinanet", 20): 1.6,
+    ("retinanet", 100): 2.2,
+    ("paa", 20): 0.14,
+    ("paa", 100): 0.54,
+}
 
 
-def problem(objects: int, *, shapes: int = 9, seed: int = 0) -> tuple[DensePredictions, Targets]:
+def problem(
+    objects: int, *, shapes: int = 9, quality: bool = False, seed: int = 0
+) -> tuple[DensePredictions, Targets]:
     """Random logits near the prior, small codes, and objects log-uniform in 16..512 pixels."""
     rng = np.random.default_rng(seed)
     count = sum(rows * columns for rows, columns in MAPS) * shapes
@@ -39,6 +46,9 @@ def problem(objects: int, *, shapes: int = 9, seed: int = 0) -> tuple[DensePredi
         valid=jnp.asarray(np.broadcast_to(np.arange(SLOTS) < objects, (IMAGES, SLOTS))),
         crowd=jnp.zeros((IMAGES, SLOTS), bool),
     )
+    if quality:
+        logits = jnp.asarray(rng.normal(0.0, 1.0, (IMAGES, count)), jnp.float32)
+        predictions = predictions.replace(quality=logits)
     return predictions, targets
 
 
@@ -61,10 +71,12 @@ def loss_and_gradient(detector: Any) -> Callable[[DensePredictions, Targets], An
     return jax.value_and_grad(total)
 
 
-def objective_rows(name: str, detector: Any, *, shapes: int = 9) -> Iterator[dict[str, Any]]:
+def objective_rows(
+    name: str, detector: Any, *, shapes: int = 9, quality: bool = False
+) -> Iterator[dict[str, Any]]:
     """One row for 20 and one for 100 objects."""
     for objects in (20, 100):
-        arguments = problem(objects, shapes=shapes)
+        arguments = problem(objects, shapes=shapes, quality=quality)
         call, memory = measure.compiled(loss_and_gradient(detector), *arguments)
         row = {
             "name": f"{name} loss+gradient, {objects} objects",
@@ -125,3 +137,11 @@ def suppression() -> Iterator[dict[str, Any]]:
     call, memory = measure.compiled(nms.detect, candidates)
     name = f"scores to detections, {total} anchors x {CLASSES} classes"
     yield {"name": name, **measure.seconds(call), **memory}
+
+
+def paa() -> Iterator[dict[str, Any]]:
+    """PAA with its paper's settings."""
+    from configs import paa as config
+
+    detector = config.get_config("paper").detector
+    yield from objective_rows("paa", detector, shapes=1, quality=True)

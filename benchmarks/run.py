@@ -20,6 +20,7 @@ from anchors_jax import files
 BENCHMARKS = {
     "assignment": "dense:assignment",
     "retinanet": "dense:retinanet",
+    "paa": "dense:paa",
     "suppression": "dense:suppression",
     "loading": "pipeline:loading",
     "training": "pipeline:training",
