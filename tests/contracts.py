@@ -88,5 +88,5 @@ def stack(*trees):
 
 
 def row(tree, index):
-    """One entry of `stack`."""
+    """One entry of `stack`, or several."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
