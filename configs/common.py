@@ -168,8 +168,10 @@ def shapes_smoke() -> ConfigDict:
     return shapes_data(num_train=8, num_validation=3, side=64, batch_size=2)
 
 
-def shapes_data(*, num_train: int, num_validation: int, side: int, batch_size: int) -> ConfigDict:
-    """The data set `shapes`, drawn on first use."""
+def shapes_data(
+    *, num_train: int, num_validation: int, side: int, batch_size: int, **style: object
+) -> ConfigDict:
+    """The data set `shapes`, drawn on first use; `style` are further keywords of it."""
 
     def split(name: str) -> ConfigDict:
         return make(
@@ -178,6 +180,7 @@ def shapes_data(*, num_train: int, num_validation: int, side: int, batch_size: i
             num_train=num_train,
             num_validation=num_validation,
             image_size=side,
+            **style,
         )
 
     return data_block(
