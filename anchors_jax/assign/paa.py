@@ -18,12 +18,12 @@ MMDetection: `low_quality_owner="claiming"`, `separation="c_members"`, `min_cand
 """
 
 import functools
+import itertools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
@@ -34,9 +34,12 @@ from anchors_jax.types import Anchors, Assignment, Targets
 LogLikelihood = Float[Array, "G A"] | Callable[[Array], Array]
 Separation = Literal["a", "b", "c", "c_members", "d"]
 
+# Objects per step when candidates are ranked.
+_BLOCK = 4
+
 
 class Sets(NamedTuple):
-    """The candidates of every object by increasing loss, in C = levels * topk slots."""
+    """The candidates of every object by increasing loss, in C = sum of min(topk, A_l) slots."""
 
     anchor: Int[Array, "G C"]
     loss: Float[Array, "G C"]  # 0 in unused slots
@@ -129,37 +132,41 @@ def candidate_sets(
         loss = -log_likelihood(owner)
     else:
         loss = -jnp.take_along_axis(log_likelihood, owner[None], axis=0)[0]
-    return _best_of_each(
-        candidate, owner, loss, anchors.level_counts, slots=targets.valid.shape[0], topk=topk
-    )
+    return _best_of_each(candidate, owner, loss, targets, anchors.level_counts, topk)
 
 
 def _best_of_each(
     candidate: Array,
     owner: Array,
     loss: Array,
+    targets: Targets,
     level_counts: tuple[int, ...],
-    *,
-    slots: int,
     topk: int,
 ) -> Sets:
-    """The topk lowest losses of every object on every level, ties to the lower anchor.
+    """The topk lowest losses of every object on every level, ties to the lower anchor."""
+    ends = list(itertools.accumulate(level_counts))
+    levels = [(end - count, end) for end, count in zip(ends, level_counts, strict=True)]
+    slots = targets.valid.shape[0]
 
-    One sort of all anchors by (object, level, loss) puts each group in one run, best first: no
-    [G, A] mask, and the cost does not depend on the number of objects.
-    """
-    levels, count = len(level_counts), candidate.shape[0]
-    level = jnp.asarray(np.repeat(np.arange(levels, dtype=np.int32), level_counts))
-    group = jnp.where(candidate, owner * levels + level, slots * levels)
-    loss = jnp.where(candidate, loss, 0.0)
-    group, loss, anchor = lax.sort((group, loss, jnp.arange(count, dtype=jnp.int32)), num_keys=3)
-    groups = jnp.arange(slots * levels, dtype=jnp.int32)
-    index = jnp.searchsorted(group, groups)[:, None] + jnp.arange(topk)[None]
-    inside, index = index < count, jnp.minimum(index, count - 1)
-    used = (inside & (group[index] == groups[:, None])).reshape(slots, levels * topk)
-    loss, anchor = (a[index].reshape(slots, levels * topk) for a in (loss, anchor))
-    loss, anchor = jnp.where(used, loss, jnp.inf), jnp.where(used, anchor, count)
-    loss, anchor, used = lax.sort((loss, anchor, used), dimension=1, num_keys=2)
+    def body(kept: tuple[Array, Array], boxes: Array, objects: Array, used: Array) -> Any:
+        del boxes
+        own = candidate[None] & (owner[None] == objects[:, None])
+        score = jnp.where(own, -loss[None], -jnp.inf)
+        best = [lax.top_k(score[:, low:high], min(topk, high - low)) for low, high in levels]
+        scores = jnp.concatenate([value for value, _ in best], axis=1)
+        anchor = [index + low for (_, index), (low, _) in zip(best, levels, strict=True)]
+        rows = jnp.where(used, objects, slots)  # beyond the last: not written
+        return (
+            kept[0].at[rows].set(-scores, mode="drop"),
+            kept[1].at[rows].set(jnp.concatenate(anchor, axis=1), mode="drop"),
+        )
+
+    width = sum(min(topk, count) for count in level_counts)
+    none = jnp.full((slots, width), jnp.inf, loss.dtype), jnp.zeros((slots, width), jnp.int32)
+    kept = primitives.fold(body, none, targets.boxes, targets.objects, block=_BLOCK)
+    # Stable: equal losses stay in the order of the levels.
+    loss, anchor = lax.sort(kept, dimension=1, num_keys=1, is_stable=True)
+    used = loss < jnp.inf
     return Sets(jnp.where(used, anchor, 0), jnp.where(used, loss, 0.0), used)
 
 
