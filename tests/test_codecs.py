@@ -16,6 +16,8 @@ CODECS = {
     "deltas with means": codecs.deltas(means=(0.1, -0.1, 0.2, 0.0), limit_both_sides=False),
     "distances": codecs.distances(),
     "relative distances": codecs.distances(relative=True, unit=2.0),
+    "exponential distances": codecs.distances(relative=True, activation="exp"),
+    "rectified distances": codecs.distances(activation="relu"),
     "tblr": codecs.tblr(),
     "yolo": codecs.yolo(stride=64.0),
 }
@@ -43,6 +45,23 @@ def test_worked_values():
     close(clipped[0], [12.457556, 9.522601, 30, 20])
 
 
+def test_activations_of_distances():
+    box, codes = jnp.asarray([[8.0, 4.0, 24.0, 48.0]]), jnp.asarray([[-1.0, 0.0, 2.0, 20.0]])
+    reach = codecs.distances(activation="exp").decode(codes, ANCHOR)[0] - 16.0
+    close(reach, [-np.exp(-1), -1, np.exp(2), 1e4], atol=1e-3)
+    in_strides = codecs.distances(relative=True, activation="relu")
+    close(in_strides.encode(box, ANCHOR)[0], [0.25, 0.375, 0.25, 1.0])
+    close(in_strides.decode(codes, ANCHOR)[0], [16, 16, 16 + 64, 16 + 640])
+
+    def side(code, name):
+        return codecs.distances(activation=name).decode(codes.at[0, 2].set(code), ANCHOR)[0, 2]
+
+    slope = jax.grad(side)
+    close(slope(2.0, "exp"), np.exp(2))
+    assert slope(9.3, "exp") == 0  # beyond 1e4 pixels
+    assert (slope(-1.0, "relu"), slope(0.0, "relu"), slope(3.0, "relu")) == (0, 0, 1)
+
+
 def test_size_limits():
     extreme = jnp.asarray([[0.0, 0.0, 10.0, -10.0]])
     close_boxes(codecs.deltas().decode(extreme, ANCHOR)[0], [-984, 15.744, 1016, 16.256])
@@ -56,7 +75,9 @@ def test_round_trip(name):
     random = np.random.default_rng(3)
     centre, side = random.uniform(100, 200, (40, 2)), random.uniform(5, 90, (40, 2))
     anchors = np.concatenate([centre - side, centre + side], -1).astype(np.float32)
-    shift, other = random.uniform(-20, 20, (40, 2)), random.uniform(5, 90, (40, 2))
+    other = random.uniform(5, 90, (40, 2))
+    # Centres of anchors stay inside: activated distances know no others.
+    shift = random.uniform(-0.9, 0.9, (40, 2)) * np.minimum(other, 22)
     boxes = np.concatenate([centre + shift - other, centre + shift + other], -1)
     codec, boxes = CODECS[name], jnp.asarray(boxes.astype(np.float32))
     around = jax.jit(lambda boxes, anchors: codec.decode(codec.encode(boxes, anchors), anchors))

@@ -20,6 +20,7 @@ VARIANTS = {
     "quickstart": ("bench", "smoke"),
     "bccd": ("bench", "smoke"),
     "coco": ("paper", "coco128", "overfit16", "smoke"),
+    "fcos": ("paper", "bench", "smoke", "improved", "bench_improved", "smoke_improved"),
 }
 ALL = [
     (name, variant) for name in FILES for variant in VARIANTS.get(name, ("paper", "bench", "smoke"))

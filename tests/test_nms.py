@@ -118,6 +118,55 @@ def candidates_of(boxes, scores, level_counts=None):
     )
 
 
+RULES = [
+    {},
+    {"score": "product"},
+    {"rank_by": "class"},
+    {"score": "product", "threshold_on": "score"},
+    {"threshold_on": "score", "rank_by": "class"},
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: "-".join(rule.values()) or "default")
+@pytest.mark.parametrize("top_k", [7, 60])
+def test_thresholds_and_ranks_with_a_quality(rule, top_k):
+    random = np.random.default_rng(8)
+    counts, boxes = (30, 20), random_boxes(random, 50)
+    scores, quality = random.uniform(size=(50, 2)), random.uniform(size=50)
+    scores, quality = scores.astype(np.float32), quality.astype(np.float32)
+    candidates = candidates_of(boxes, scores, counts).replace(quality=jnp.asarray(quality))
+    final = scores * quality[:, None]
+    final = final if rule.get("score") == "product" else np.sqrt(final)
+    tested = final if rule.get("threshold_on") == "score" else scores
+    key = scores if rule.get("rank_by") == "class" else final
+    pairs, start = [], 0
+    for count in counts:
+        level = [
+            (-key[a, k], a, k)
+            for a in range(start, start + count)
+            for k in (0, 1)
+            if tested[a, k] > 0.3
+        ]
+        pairs += [(-final[a, k], a, k) for _, a, k in sorted(level)[:top_k]]
+        start += count
+    everything = functools.partial(nms.detect, iou_threshold=1.0, max_detections=100, top_k=top_k)
+    got = jax.jit(functools.partial(everything, score_threshold=0.3, **rule))(candidates)
+    used = np.asarray(got.valid)
+    np.testing.assert_allclose(
+        np.asarray(got.scores)[used], [-s for s, _, _ in sorted(pairs)], rtol=1e-6
+    )
+    np.testing.assert_array_equal(np.asarray(got.labels)[used], [k for _, _, k in sorted(pairs)])
+    np.testing.assert_array_equal(
+        np.asarray(got.boxes)[used], boxes[[a for _, a, _ in sorted(pairs)]]
+    )
+
+
+def test_a_quality_that_is_not_a_number_takes_no_part():
+    candidates = candidates_of([[0, 0, 9, 9], [20, 0, 29, 9]], [[0.9], [0.4]])
+    got = nms.detect(candidates.replace(quality=jnp.asarray([jnp.nan, 0.9])), top_k=1)
+    np.testing.assert_allclose(np.asarray(got.scores)[np.asarray(got.valid)], [0.6], rtol=1e-6)
+
+
 def test_detections_are_the_best_of_all_levels_in_order():
     random = np.random.default_rng(2)
     boxes, scores = random_boxes(random, 50), random.uniform(size=(50, 3)).astype(np.float32)
