@@ -89,25 +89,26 @@ def assign(
             object inside many anchors of equal size needs them all as candidates.
         fit: (losses [C], used [C]) -> Mixture.
     """
-    usable = anchors.valid & ~primitives.in_crowd(anchors.boxes, targets, ignore_iof=ignore_iof)
     sets = candidate_sets(
-        anchors.replace(valid=usable),
+        anchors,
         targets,
         log_likelihood,
         topk=topk,
         candidate_iou=candidate_iou,
         low_quality_owner=low_quality_owner,
+        ignore_iof=ignore_iof,
         tie_tolerance=tie_tolerance,
     )
     fitted = jax.vmap(fit)(sets.loss, sets.used)
     cut = functools.partial(separate, scheme=separation, min_candidates=min_candidates)
     chosen, left_out = jax.vmap(cut)(sets.loss, sets.used, fitted)
     # No anchor is a candidate twice, so the order of these writes does not matter.
-    count = usable.shape[0]
+    count = anchors.boxes.shape[0]
     rows = jnp.broadcast_to(jnp.arange(chosen.shape[0], dtype=jnp.int32)[:, None], chosen.shape)
     gt = jnp.full(count, -1, jnp.int32)
     gt = gt.at[jnp.where(chosen, sets.anchor, count)].set(rows, mode="drop")
-    ignored = ~usable
+    crowded = primitives.in_crowd(anchors.boxes, targets, ignore_iof=ignore_iof)
+    ignored = ~anchors.valid | crowded
     ignored = ignored.at[jnp.where(left_out, sets.anchor, count)].set(True, mode="drop")
     return Assignment(gt=jnp.maximum(gt, 0), positive=gt >= 0, ignored=ignored)
 
@@ -120,13 +121,13 @@ def candidate_sets(
     topk: int = 9,
     candidate_iou: float = 0.1,
     low_quality_owner: Literal["own", "claiming"] = "own",
+    ignore_iof: float = 0.5,
     tie_tolerance: float = 1e-5,
 ) -> Sets:
     """Steps 1 and 2: what the mixtures are fitted to. Arguments as in `assign`."""
-    match = primitives.largest_iou(
-        anchors.boxes, anchors.valid, targets, tie_tolerance=tie_tolerance
-    )
-    candidate = anchors.valid & ((match.iou >= candidate_iou) | match.claimed)
+    usable = anchors.valid & ~primitives.in_crowd(anchors.boxes, targets, ignore_iof=ignore_iof)
+    match = primitives.largest_iou(anchors.boxes, usable, targets, tie_tolerance=tie_tolerance)
+    candidate = usable & ((match.iou >= candidate_iou) | match.claimed)
     owner = match.owner if low_quality_owner == "own" else match.claiming_owner
     if callable(log_likelihood):
         loss = -log_likelihood(owner)
@@ -201,3 +202,30 @@ def separate(
     count = jnp.sum(used)
     positive = jnp.where(count == 1, used, positive) & (count >= min_candidates)
     return positive, ignored & (count > 1)
+
+
+def signals(
+    anchors: Anchors,
+    targets: Targets,
+    log_likelihood: LogLikelihood,
+    *,
+    topk: int = 9,
+    candidate_iou: float = 0.1,
+    fit: Callable[..., mixture.Mixture] = mixture.fit,
+    largest: float = 10.0,
+) -> dict[str, Float[Array, ""]]:
+    """What the method has to say about an image for the log. Arguments as in `assign`.
+
+    `mixture_separation`: distance of the components' means in standard deviations, the mean over
+    objects with two or more candidates, each counted up to `largest` (two candidates make two
+    components without width). `mixture_iterations`: steps to convergence, the same mean.
+    """
+    sets = candidate_sets(anchors, targets, log_likelihood, topk=topk, candidate_iou=candidate_iou)
+    fitted = jax.vmap(fit)(sets.loss, sets.used)
+    several = jnp.sum(sets.used, axis=1) > 1
+    objects = jnp.maximum(jnp.sum(several, dtype=jnp.float32), 1.0)
+    values = {
+        "mixture_separation": jnp.minimum(mixture.separation(fitted), largest),
+        "mixture_iterations": fitted.iterations.astype(jnp.float32),
+    }
+    return {name: jnp.sum(jnp.where(several, v, 0.0)) / objects for name, v in values.items()}

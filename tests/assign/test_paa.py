@@ -348,3 +348,19 @@ def test_the_weight_of_the_box_loss_is_a_keyword():
         likelihoods.class_box(*arguments, codec=CODEC, lambda_s=x)(objects) for x in (1.0, 2.5)
     )
     np.testing.assert_allclose(one[:9] - two[:9], 1.5 * 4 / 3, rtol=1e-4)
+
+
+def test_signals_are_means_over_objects_with_a_mixture():
+    targets, pairs = targets_of(scene()), matrix()
+    got = jax.jit(functools.partial(paa.signals, GRID))(targets, pairs)
+    sets = candidate_sets(targets, pairs)
+    assert (sets.used.sum(axis=1) > 1).all()
+    expected = []
+    for loss, used in zip(sets.loss, sets.used, strict=True):
+        fitted = mixture.fit(loss, used)
+        gap, variance = fitted.mean[1] - fitted.mean[0], fitted.variance.mean()
+        expected.append(min(float(gap / np.sqrt(variance)), 10.0))
+    assert float(got["mixture_separation"]) == pytest.approx(np.mean(expected), rel=1e-4)
+    assert got["mixture_iterations"] >= 2
+    nothing = jax.jit(functools.partial(paa.signals, GRID))(targets_of([]), pairs)
+    assert not any(nothing.values())
