@@ -17,11 +17,12 @@ commands
   eval     --workdir=DIR           evaluate a trained run; writes eval.json
   predict  --workdir=DIR IMAGE...  detect in images or folders; writes pictures and COCO JSON
   prepare  --out=DIR               write the config's data as an ArrayRecord data set (TFDS)
+  assign   --config=B ... [--image=N] draw which anchors several configs take as positives
   describe                         print the config, network size and FLOPs; computes nothing else
 
 flags
   --checkpoint=best|latest|STEP    which checkpoint eval and predict read (default: best)
-  --out=DIR                        where eval, predict and prepare write (default: inside workdir)
+  --out=DIR                        where eval, predict, prepare and assign write
   --score_threshold=0.3            least score of a box that is drawn
   --debug                          on an error, show where it happened
 
@@ -50,22 +51,29 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
+    # Compiled programs are kept: a resumed run, eval and predict start in seconds.
+    cache = os.environ.get("ANCHORS_CACHE_DIR", os.path.expanduser("~/.cache/anchors_jax"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "xla"))
     # Imported late: --help and a mistyped command answer at once.
-    from anchors_jax import commands, options
+    from anchors_jax import commands, compare, options
 
     logging.basicConfig(format="%(levelname)s: %(message)s")
     # Libraries' notes on their own housekeeping; faults reach the user as exceptions.
     logging.getLogger("absl").setLevel(logging.ERROR)
     name, rest = argv[1], argv[2:]
     known = commands.COMMANDS
-    if name not in known:
-        print(f"error: no command {name!r}{options.nearest(name, known)}", file=sys.stderr)
+    if name not in known and name != compare.NAME:
+        hint = options.nearest(name, [*known, compare.NAME])
+        print(f"error: no command {name!r}{hint}", file=sys.stderr)
         return 2
     if any(flag in ("--help", "-h") for flag in rest):
         print(USAGE)
         return 0
     try:
-        known[name](options.parse(rest))
+        if name == compare.NAME:  # the one command that takes several configs
+            compare.compare_command(rest)
+        else:
+            known[name](options.parse(rest))
     except options.UsageError as error:
         print(f"error: {_sentence(error)}", file=sys.stderr)
         return 2

@@ -65,21 +65,3 @@ def summarise(counts: Mapping[str, float]) -> Counts:
         summary[f"positives_per_{size}_object"] = ratio(f"positives_{size}", f"objects_{size}")
     levels = [key for key in counts if key.startswith("level_")]
     return summary | {f"share_on_{key}": ratio(key, "positives") for key in levels}
-
-
-def overlap(one: Bool[np.ndarray, "*n"], other: Bool[np.ndarray, "*n"]) -> float:
-    """Intersection over union of two sets of positives; 1 where both are empty."""
-    union = np.count_nonzero(one | other)
-    return float(np.count_nonzero(one & other) / union) if union else 1.0
-
-
-def cells(
-    positive: Bool[np.ndarray, "A"], level_sizes: Sequence[tuple[int, int, int]]
-) -> Bool[np.ndarray, "P"]:
-    """Locations with a positive anchor: comparable between methods with other shapes per cell."""
-    parts, start = [], 0
-    for rows, columns, shapes in level_sizes:
-        stop = start + rows * columns * shapes
-        parts.append(positive[start:stop].reshape(-1, shapes).any(axis=1))
-        start = stop
-    return np.concatenate(parts)

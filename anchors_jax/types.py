@@ -172,27 +172,32 @@ class Codec(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """The two readings of one head's output, each for one image.
+    """The two readings of one head's output, each for one image, and a look at the first.
 
     `loss(predictions, anchors, targets) -> (Terms, dict of scalar statistics)`;
-    `decode(predictions, anchors, image_size) -> Candidates`.
+    `decode(predictions, anchors, image_size) -> Candidates`;
+    `match(predictions, anchors, targets) -> Assignment`: which anchors learn to find an object,
+    for logs and pictures. Soft methods say what they mean by it; the loss does not depend on it.
     """
 
     loss: Callable[..., tuple[Terms, dict[str, Array]]]
     decode: Callable[..., Candidates]
+    match: Callable[..., Assignment]
 
 
 class Detector(NamedTuple):
-    """Four pure functions; the training loop knows nothing else about a method.
+    """Pure functions; the training loop knows nothing else about a method.
 
     `init(key, canvas) -> variables`;
     `loss(variables, batch, key) -> (Terms with a leading B, statistics with a leading B, updates
     to the variables' non-parameter collections)`;
     `score(variables, batch) -> Candidates` and `predict(variables, batch) -> Detections`, both
-    with a leading B.
+    with a leading B;
+    `match(variables, batch) -> (Assignment with a leading B, Anchors)`, for logs and pictures.
     """
 
     init: Callable[..., Any]
     loss: Callable[..., Any]
     score: Callable[..., Candidates]
     predict: Callable[..., Detections]
+    match: Callable[..., tuple[Assignment, Anchors]]

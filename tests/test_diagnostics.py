@@ -36,25 +36,13 @@ def test_nothing_gives_zeros():
     assert set(diagnostics.summarise(nothing).values()) == {0.0}
 
 
-def test_overlap():
-    one, other = np.array([True, True, False]), np.array([False, True, True])
-    assert diagnostics.overlap(one, other) == pytest.approx(1 / 3)
-    assert diagnostics.overlap(one & other & False, one & False) == 1
-
-
-def test_cells_compare_methods_with_other_shapes():
-    positive = np.array([True, False, False, False, False, True])
-    np.testing.assert_array_equal(
-        diagnostics.cells(positive, ((1, 2, 2), (1, 2, 1))), [True, False, False, True]
-    )
-
-
 def test_the_picture_is_written(tmp_path):
     gt, positive, boxes, objects = example()
     panel = visualize.Panel(
         title="a",
         image=np.zeros((60, 60, 3), np.uint8),
-        objects=boxes[objects],
+        objects=boxes,
+        visible=objects,
         anchors=np.tile(boxes[1], (6, 1)),
         level=diagnostics.level_of(LEVELS),
         gt=gt,

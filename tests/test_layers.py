@@ -12,7 +12,7 @@ LAYERS = [
     {"types", "spec", "files"},
     {"boxes"},
     {"codecs", "anchors", "losses", "nms", "roi", "images"},
-    {"likelihoods", "mixture"},
+    {"likelihoods", "mixture", "bags"},
     {"assign"},
     {"objectives"},
     {"models"},
@@ -21,7 +21,7 @@ LAYERS = [
     {"optim", "checkpoints", "logs", "results", "inference"},
     {"train", "search"},
     {"experiment"},
-    {"commands", "options"},
+    {"commands", "options", "compare"},
     {"__main__"},
 ]
 ONLY = {"models": {"types", "models"}, "data": {"files", "data"}}

@@ -39,7 +39,7 @@ def linear_detector(*, blow_up_at=None):
         updates = {"batch_stats": {"seen": variables["batch_stats"]["seen"] + feature.mean()}}
         return terms, {"objects": count}, updates
 
-    return Detector(init=init, loss=loss, score=None, predict=None)
+    return Detector(init=init, loss=loss, score=None, predict=None, match=None)
 
 
 class CountedBatches:

@@ -10,12 +10,21 @@ import jax
 import jax.numpy as jnp
 from flax import linen, traverse_util
 from jax import Array
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 
 from anchors_jax import images, nms
 from anchors_jax.anchors import inside
 from anchors_jax.models.dense import trainable_mask
-from anchors_jax.types import Anchors, Batch, Candidates, Detections, Detector, Objective, Terms
+from anchors_jax.types import (
+    Anchors,
+    Assignment,
+    Batch,
+    Candidates,
+    Detections,
+    Detector,
+    Objective,
+    Terms,
+)
 
 # Collections of the variables: what is trained; what only a checkpoint writes (parameters of
 # frozen stages: no gradient, no decay, no optimiser state); what the norms write while training.
@@ -51,11 +60,24 @@ def detector(
     def grid(batch: Batch, predictions: Any) -> tuple[Anchors, Bool[Array, "B A"]]:
         canvas = batch.image.shape[1:3]
         grid_anchors = anchors(maps=predictions.maps, canvas=canvas)
-        # A slot that only pads a batch says size 0: all its anchors are invalid.
+        # A slot that only pads a batch may say size 0: all its anchors are invalid.
         valid = jax.vmap(lambda size: inside(grid_anchors, size, divisor=pad_divisor))(
             batch.image_size
         )
         return grid_anchors, valid
+
+    def per_image(read: Callable[..., Any], batch: Batch, predictions: Any, *rest: Any) -> Any:
+        """`read(prediction, anchors, *rest)` of every image, and the anchors."""
+        grid_anchors, valid = grid(batch, predictions)
+
+        def one_image(prediction: Any, valid: Bool[Array, "A"], *rest: Any) -> Any:
+            return read(prediction, grid_anchors.replace(valid=valid), *rest)
+
+        return jax.vmap(one_image)(predictions, valid, *rest), grid_anchors
+
+    def forward(variables: Any, batch: Batch) -> Any:
+        image = preprocess(batch.image, batch.image_size)
+        return model.apply(join_frozen(variables), image, train=False)
 
     def loss(variables: Any, batch: Batch, key: Array) -> tuple[Terms, dict[str, Array], Any]:
         predictions, updates = model.apply(
@@ -65,29 +87,20 @@ def detector(
             mutable=[STATISTICS],
             rngs={"dropout": key},
         )
-        grid_anchors, valid = grid(batch, predictions)
-
-        def one_image(prediction: Any, valid: Bool[Array, "A"], targets: Any) -> Any:
-            return objective.loss(prediction, grid_anchors.replace(valid=valid), targets)
-
-        terms, statistics = jax.vmap(one_image)(predictions, valid, batch.targets)
+        (terms, statistics), _ = per_image(objective.loss, batch, predictions, batch.targets)
         return terms, statistics, updates
 
     def score(variables: Any, batch: Batch) -> Candidates:
-        predictions = model.apply(
-            join_frozen(variables), preprocess(batch.image, batch.image_size), train=False
-        )
-        grid_anchors, valid = grid(batch, predictions)
-
-        def one_image(prediction: Any, valid: Bool[Array, "A"], size: Int[Array, "2"]) -> Any:
-            return objective.decode(prediction, grid_anchors.replace(valid=valid), size)
-
-        return jax.vmap(one_image)(predictions, valid, batch.image_size)
+        predictions = forward(variables, batch)
+        return per_image(objective.decode, batch, predictions, batch.image_size)[0]
 
     def predict(variables: Any, batch: Batch) -> Detections:
         return jax.vmap(detect)(score(variables, batch))
 
-    return Detector(init=init, loss=loss, score=score, predict=predict)
+    def match(variables: Any, batch: Batch) -> tuple[Assignment, Anchors]:
+        return per_image(objective.match, batch, forward(variables, batch), batch.targets)
+
+    return Detector(init=init, loss=loss, score=score, predict=predict, match=match)
 
 
 def split_frozen(variables: dict[str, Any], trainable: Any) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def objective(
         terms["box"] = Term(total=box_weight * jnp.sum(box_losses), count=box_count)
         return terms, assignment_statistics(assignment, targets)
 
-    return Objective(loss=loss, decode=functools.partial(_decode, codec=codec))
+    return Objective(loss=loss, decode=functools.partial(_decode, codec=codec), match=find)
 
 
 def assign_without_gradient(

@@ -34,6 +34,7 @@ from anchors_jax.assign import locations
 from anchors_jax.objectives.dense import positive_box_losses
 from anchors_jax.types import (
     Anchors,
+    Assignment,
     Candidates,
     Codec,
     LocationAssignment,
@@ -95,7 +96,11 @@ def objective(
         sigma=sigma,
     )
     choose = functools.partial(_choose, top_k=top_k, min_score=min_anchor_score, key=key)
-    return Objective(loss=loss, decode=functools.partial(_decode, codec=codec, choose=choose))
+    return Objective(
+        loss=loss,
+        decode=functools.partial(_decode, codec=codec, choose=choose),
+        match=functools.partial(_match, label=label),
+    )
 
 
 def _loss(
@@ -144,6 +149,25 @@ def _loss(
         total = jnp.sum(each, where=assignment.positive[:, None], initial=0.0)
         terms["anchor"] = Term(total=anchor_weight * total, count=_count(after))
     return terms, _statistics(assignment, after, targets)
+
+
+def _match(
+    predictions: SemiAnchoredPredictions,
+    anchors: Anchors,
+    targets: Targets,
+    *,
+    label: Callable[..., LocationAssignment],
+) -> Assignment:
+    """The anchors that regress are the positives; ignored are all anchors of ignored locations."""
+    del predictions
+    found = label(anchors, targets)
+    regressed = found.regressed.reshape(-1)
+    ignored = jnp.broadcast_to(found.ignored[:, None], found.regressed.shape).reshape(-1)
+    return Assignment(
+        gt=jnp.where(regressed, found.gt.reshape(-1), 0),
+        positive=regressed,
+        ignored=ignored & ~regressed,
+    )
 
 
 def regressed_overlaps(

@@ -26,6 +26,7 @@ class Panel:
     title: str
     image: UInt8[np.ndarray, "H W 3"]
     objects: Float[np.ndarray, "G 4"]
+    visible: Bool[np.ndarray, "G"]  # which of the slots hold an object
     anchors: Float[np.ndarray, "A 4"]
     level: Int[np.ndarray, "A"]
     gt: Int[np.ndarray, "A"]
@@ -63,7 +64,8 @@ def _panel(axes: Axes, panel: Panel) -> None:
     # Pale, so that the marks stand out on any photograph.
     axes.imshow((0.5 * image + 127.5).astype(np.uint8), interpolation="nearest")
     centre = (panel.anchors[:, :2] + panel.anchors[:, 2:]) / 2
-    for number, (x0, y0, x1, y1) in enumerate(objects):
+    for number in np.flatnonzero(panel.visible):
+        x0, y0, x1, y1 = objects[number]
         colour = tuple(value / 255 for value in PALETTE[number % len(PALETTE)])
         axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=colour, lw=1.2))
         mine = panel.positive & (panel.gt == number)
@@ -82,5 +84,5 @@ def _panel(axes: Axes, panel: Panel) -> None:
     axes.set_ylim(image.shape[0], 0)
     axes.set_xticks([])
     axes.set_yticks([])
-    per_object = panel.positive.sum() / max(len(objects), 1)
+    per_object = panel.positive.sum() / max(panel.visible.sum(), 1)
     axes.set_title(f"{panel.title}: {panel.positive.sum()} positives, {per_object:.1f} per object")
