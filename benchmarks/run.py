@@ -20,6 +20,8 @@ from anchors_jax import files
 BENCHMARKS = {
     "assignment": "dense:assignment",
     "retinanet": "dense:retinanet",
+    "atss": "dense:atss",
+    "fcos": "dense:fcos",
     "paa": "dense:paa",
     "suppression": "dense:suppression",
     "loading": "pipeline:loading",
