@@ -21,6 +21,7 @@ from anchors_jax import (
     files,
     inference,
     logs,
+    monitor,
     parallel,
     results,
     spec,
@@ -72,7 +73,7 @@ def train_command(options: Options) -> None:
             plan=plan,
             schedule=run.schedule_of_batches(plan),
             checkpoints=stored,
-            evaluate=functools.partial(_evaluate_quietly, run, predict, held_out),
+            evaluate=make_evaluate(run, predict, held_out),
             logger=logger,
             workdir=workdir,
         )
@@ -213,12 +214,23 @@ def report_metrics(
     return {"step": step, "config": run.config.name, "scale": run.config.scale, **metrics}
 
 
-def _evaluate_quietly(
-    run: experiment.Experiment, predict: Callable[..., Any], source: Any, variables: Any
-) -> dict[str, float]:
-    table = run_detector(run, predict, variables, source)
-    metrics = report_metrics(run, source, table, step=-1)
-    return {name: metrics[name] for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")}
+SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+
+
+def make_evaluate(
+    run: experiment.Experiment, predict: Callable[..., Any], source: Any
+) -> Callable[[Any], dict[str, float]]:
+    """variables -> what a run logs at an evaluation: metrics, and how the matches look."""
+    watch = monitor.MatchMonitor(
+        run.detector, run.eval_batches(source), images=run.config.evaluation.match_images
+    )
+
+    def evaluate(variables: Any) -> dict[str, float]:
+        metrics = report_metrics(run, source, run_detector(run, predict, variables, source), step=0)
+        matches = {f"match/{name}": value for name, value in watch(variables).items()}
+        return {name: metrics[name] for name in SUMMARY} | matches
+
+    return evaluate
 
 
 def load_variables(

@@ -65,3 +65,9 @@ def summarise(counts: Mapping[str, float]) -> Counts:
         summary[f"positives_per_{size}_object"] = ratio(f"positives_{size}", f"objects_{size}")
     levels = [key for key in counts if key.startswith("level_")]
     return summary | {f"share_on_{key}": ratio(key, "positives") for key in levels}
+
+
+def overlap(one: Bool[np.ndarray, "*n"], other: Bool[np.ndarray, "*n"]) -> float:
+    """Intersection over union of two sets of positives; 1 where both are empty."""
+    union = np.count_nonzero(one | other)
+    return float(np.count_nonzero(one & other) / union) if union else 1.0

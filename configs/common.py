@@ -36,7 +36,7 @@ def base(scale: str) -> ConfigDict:
     config.train = schedule_1x() if scale == "paper" else schedule_bench()
     if scale == "smoke":
         config.train.update({"steps": 2, "log_every": 1})
-    config.evaluation = ConfigDict({"backend": "hotcoco", "voc": False})
+    config.evaluation = ConfigDict({"backend": "hotcoco", "voc": False, "match_images": 32})
     return config
 
 

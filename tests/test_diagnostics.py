@@ -36,6 +36,12 @@ def test_nothing_gives_zeros():
     assert set(diagnostics.summarise(nothing).values()) == {0.0}
 
 
+def test_overlap():
+    one, other = np.array([True, True, False]), np.array([False, True, True])
+    assert diagnostics.overlap(one, other) == pytest.approx(1 / 3)
+    assert diagnostics.overlap(one & other & False, one & False) == 1
+
+
 def test_the_picture_is_written(tmp_path):
     gt, positive, boxes, objects = example()
     panel = visualize.Panel(

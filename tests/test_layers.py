@@ -18,7 +18,7 @@ LAYERS = [
     {"models"},
     {"detectors"},
     {"data", "evaluation", "visualize", "diagnostics", "parallel"},
-    {"optim", "checkpoints", "logs", "results", "inference"},
+    {"optim", "checkpoints", "logs", "results", "inference", "monitor"},
     {"train", "search"},
     {"experiment"},
     {"commands", "options", "compare"},
