@@ -1,6 +1,7 @@
 """The Semi-Anchored objective: reference values, and what its paper says must hold."""
 
 import functools
+import pathlib
 
 import heads
 import jax
@@ -10,11 +11,12 @@ import pytest
 from golden_cases import cases
 
 from anchors_jax import anchors as make
-from anchors_jax import codecs, losses, nms
+from anchors_jax import codecs, losses, nms, options, spec
 from anchors_jax.assign import locations, max_iou
 from anchors_jax.objectives import semi_anchored
 from anchors_jax.types import SemiAnchoredPredictions, Targets
 
+CONFIG = pathlib.Path(__file__).resolve().parents[2] / "configs" / "semi_anchored.py"
 MODES = ("prior_positive", "all_at_positive")
 
 
@@ -443,3 +445,56 @@ def test_head_and_grid_must_agree():
         plain().loss(predictions(shapes=2), ANCHORS, TWO)
     with pytest.raises(ValueError, match=r"2 anchors per cell and the grid 3"):
         plain().decode(predictions(shapes=2), ANCHORS, jnp.asarray([32, 48]))
+
+
+@jax.jit
+def match(predictions, targets):
+    return plain().match(predictions, ANCHORS, targets)
+
+
+def test_the_match_is_the_anchors_that_regress():
+    found, want = match(predictions(), TWO), label(ANCHORS, TWO)
+    np.testing.assert_array_equal(found.positive, want.regressed.reshape(-1))
+    np.testing.assert_array_equal(found.gt, want.gt.reshape(-1))
+    ignored = np.repeat(want.ignored, 3) & ~np.asarray(found.positive)
+    np.testing.assert_array_equal(found.ignored, ignored)
+
+
+# The rows of the paper's tables, as they are asked for on the command line.
+ROWS = {
+    "1": ("", {"anchors.shapes.scales_per_octave": 2, "anchors.shapes.ratios": "(1.0,)",
+               "model.head.shapes_per_cell": 2}),
+    "2": ("", {"model.head.classify_anchors": False, "objective.key": 7}),
+    "3": ("_fcos", {}),
+    "3 shrink": ("_fcos_shrink", {"objective.label.assign.shrink": 0.4}),
+    "4": ("", {"objective.label.gamma": 0.05}),
+    "5": ("", {"objective.sigma": 0.0}),
+    "6 top": ("", {"objective.top_k": 5}),
+    "6 pos": ("", {"objective.top_k": 25, "objective.min_anchor_score": 0.2}),
+    "switches": ("", {"objective.label.ignore_between": False,
+                      "objective.label.regress": "all_at_positive"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_of_the_tables_is_a_config(row):
+    variant, overrides = ROWS[row]
+    words = [f"--config.detector.{key}={value}" for key, value in overrides.items()]
+    detector = options.parse([f"--config={CONFIG}:smoke{variant}", *words]).config.detector
+    for key, value in overrides.items():
+        node = functools.reduce(getattr, key.split("."), detector)
+        assert str(node) == str(value), key
+    built = spec.build(detector.objective)
+    grid = spec.build(detector.anchors)(maps=((2, 3), (1, 2), (1, 1), (1, 1), (1, 1)))
+    shapes, cells = detector.model.head.shapes_per_cell, int(grid.cell.max()) + 1
+    p = predictions(shapes=shapes, classes=5, cells=cells)
+    if not detector.model.head.classify_anchors:
+        p = p.replace(anchor_logits=None)
+    terms, found = jax.eval_shape(
+        lambda p, t: (built.loss(p, grid, t)[0], built.decode(p, grid, jnp.asarray([32, 48]))),
+        p,
+        TWO,
+    )
+    assert ("anchor" in terms) == detector.model.head.classify_anchors
+    kept = min(detector.objective.top_k, shapes) if detector.model.head.classify_anchors else 1
+    assert found.boxes.shape == (cells * kept, 4)
