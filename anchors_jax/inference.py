@@ -103,6 +103,7 @@ def detect(
     return evaluation.concatenate(tables)
 
 
-def count_images(arrays: Mapping[str, np.ndarray]) -> int:
+def count_images(batch: Mapping[str, np.ndarray] | Batch) -> int:
     """Images of a batch that are not padding."""
-    return int(np.sum(np.asarray(arrays["image_id"]) >= 0))
+    ids = batch.image_id if isinstance(batch, Batch) else batch["image_id"]
+    return int(np.sum(np.asarray(ids) >= 0))

@@ -1,6 +1,5 @@
 """How a method's matches change while it trains: a fixed set of images, looked at now and then."""
 
-import itertools
 from typing import Any
 
 import jax
@@ -16,17 +15,18 @@ class MatchMonitor:
 
     Args:
       detector: whose matches are watched.
-      loader: of evaluation batches; the first ones with `images` images are kept.
-      images: how many to look at; 0 turns the monitor off.
+      loader: of evaluation batches; as many as hold `images` images are kept.
+      images: how many to look at, at least; 0 turns the monitor off.
     """
 
     def __init__(self, detector: Detector, loader: Any, *, images: int) -> None:
         self._match = jax.jit(detector.match)
-        self._batches, self._before = [], None
-        count = 0
-        for arrays in itertools.takewhile(lambda _: count < images, loader):
+        self._before = None
+        self._batches = []
+        for arrays in loader if images else ():
             self._batches.append(inference.as_batch(arrays))
-            count += inference.count_images(arrays)
+            if sum(inference.count_images(kept) for kept in self._batches) >= images:
+                break
         loader.close()
 
     def __call__(self, variables: Any) -> dict[str, float]:

@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.data = common.shapes_data(
             num_train=2000, num_validation=300, side=128, batch_size=8, **EASY
         )
-        config.train.epochs = 7.0
-        config.train.eval_every_epochs = 3.5
+        config.train.epochs = 4.5
+        config.train.eval_every_epochs = 1.5
         config.train.ema_decay = 0.99
     return config
