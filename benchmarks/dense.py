@@ -28,6 +28,8 @@ REFERENCE = {  # seconds, MMDetection 3.3.0 on two CPU cores
     ("fcos", 100): 0.100,
     ("paa", 20): 0.14,
     ("paa", 100): 0.54,
+    ("freeanchor", 20): 1.7,
+    ("freeanchor", 100): 3.3,
 }
 
 
@@ -116,6 +118,13 @@ def fcos() -> Iterator[dict[str, Any]]:
     for name, variant in (("fcos", "paper"), ("fcos improved", "improved")):
         detector = config.get_config(variant).detector
         yield from objective_rows(name, detector, shapes=1, quality=True)
+
+
+def freeanchor() -> Iterator[dict[str, Any]]:
+    """FreeAnchor with MMDetection's settings."""
+    from configs import freeanchor as config
+
+    yield from objective_rows("freeanchor", config.get_config("paper").detector)
 
 
 def assignment() -> Iterator[dict[str, Any]]:

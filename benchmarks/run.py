@@ -22,6 +22,7 @@ BENCHMARKS = {
     "retinanet": "dense:retinanet",
     "atss": "dense:atss",
     "fcos": "dense:fcos",
+    "freeanchor": "dense:freeanchor",
     "paa": "dense:paa",
     "suppression": "dense:suppression",
     "loading": "pipeline:loading",
