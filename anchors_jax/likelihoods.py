@@ -22,7 +22,7 @@ def class_box(
     codec: Codec,
     class_loss: Callable[..., Array] = losses.focal,
     box_loss: Callable[..., Array] = losses.giou,
-    lambda_s: float = 1.0,
+    lambda_s: float | Float[Array, ""] = 1.0,
 ) -> Callable[[Int[Array, "A"]], Float[Array, "A"]]:
     """Minus the losses that an anchor would have, were it positive for an object.
 

@@ -19,20 +19,28 @@ MMDET = {"low_quality_owner": "claiming", "separation": "c_members", "min_candid
 SCHEMES = {"pos_a": "a", "pos_b": "b", "pos_c": "c", "pos_d": "d", "pos_mm": "c_members"}
 
 
-@functools.partial(jax.jit, static_argnames=("scheme", "min_candidates"))
-def cut_sets(loss, used, scheme="c", min_candidates=1):
+@jax.jit
+def cut_sets(loss, used):
+    """{(scheme, min_candidates): (positive, ignored)}, compiled together."""
+
     def one(loss, used):
-        keywords = {"scheme": scheme, "min_candidates": min_candidates}
-        return paa.separate(loss, used, mixture.fit(loss, used), **keywords)
+        fitted = mixture.fit(loss, used)
+        return {
+            (scheme, least): paa.separate(loss, used, fitted, scheme=scheme, min_candidates=least)
+            for scheme in SCHEMES.values()
+            for least in (1, 2)
+        }
 
     return jax.vmap(one)(loss, used)
 
 
-def cut(values, **keywords):
+def cut(values, scheme="c", min_candidates=1):
     """Positive and ignored values of one set of losses, in float32."""
-    loss = jnp.asarray([sorted(values)], jnp.float32)
-    positive, ignored = cut_sets(loss, jnp.ones(loss.shape, bool), **keywords)
-    loss = np.round(np.asarray(loss[0], np.float64), 4)
+    loss = np.full((1, 8), np.nan, np.float32)
+    loss[0, : len(values)] = sorted(values)
+    used = jnp.arange(8)[None] < len(values)
+    positive, ignored = cut_sets(jnp.asarray(loss), used)[scheme, min_candidates]
+    loss = np.round(loss[0].astype(np.float64), 4)
     return set(loss[np.asarray(positive[0])]), set(loss[np.asarray(ignored[0])])
 
 
@@ -55,48 +63,50 @@ def test_reference_separation(case, name, dtype):
     used = np.arange(arrays["x"].shape[1])[None] < arrays["n"][:, None]
     with jax.enable_x64(dtype is np.float64):
         loss = jnp.asarray(arrays["x"], dtype)
-        keywords = {"scheme": scheme, "min_candidates": 2 if name == "pos_mm" else 1}
-        positive, ignored = cut_sets(loss, jnp.asarray(used), **keywords)
+        found = cut_sets(loss, jnp.asarray(used))
+    positive, ignored = found[scheme, 2 if name == "pos_mm" else 1]
     rows = slice(None) if dtype is np.float64 else arrays["stable"] & has_clear_peaks(arrays)
     np.testing.assert_array_equal(positive[rows], arrays[name][rows])
     expected = arrays.get(f"ign_{scheme}", np.zeros_like(used))
     np.testing.assert_array_equal(ignored[rows], expected[rows])
 
 
-def official_or_mmdet(case, prefix):
-    """Anchors, targets, likelihood and keywords of the rules behind the arrays with a prefix."""
-    params, anchors = case.params, heads.anchors_of(case)
-    ours = prefix == "official_"
-    keywords = {"topk": params["topk"], "candidate_iou": params["gate"], **({} if ours else MMDET)}
-    likelihood = functools.partial(
-        likelihoods.class_box,
-        codec=codecs.deltas(stds=tuple(params["stds"]), limit_both_sides=not ours),
-        class_loss=functools.partial(
-            losses.focal, alpha=params["focal_alpha"], gamma=params["focal_gamma"]
-        ),
-        lambda_s=params["score_lambda"] if ours else params["box_weight"],
-    )
-    if ours:  # anchors in the padding are ordinary ones
-        anchors = anchors.replace(valid=jnp.ones_like(anchors.valid))
-    return anchors, heads.targets_of(case), likelihood, keywords
+@functools.cache
+def matched_image(prefix, topk, gate, stds, alpha, gamma, lambda_s):
+    """Sets and assignment of one image under the rules behind the arrays with a prefix."""
+    codec = codecs.deltas(stds=stds, limit_both_sides=not prefix)
+    focal = functools.partial(losses.focal, alpha=alpha, gamma=gamma)
+    keywords = {"topk": topk, "candidate_iou": gate}
+    owner = {} if prefix else {"low_quality_owner": MMDET["low_quality_owner"]}
+
+    @jax.jit
+    def one(prediction, anchors, targets):
+        pairs = likelihoods.class_box(
+            prediction, anchors, targets, codec=codec, class_loss=focal, lambda_s=lambda_s
+        )
+        sets = paa.candidate_sets(anchors, targets, pairs, **keywords, **owner)
+        return sets, paa.assign(anchors, targets, pairs, **keywords, **({} if prefix else MMDET))
+
+    return one
 
 
 @golden_cases.cases("paa_loss")
 @pytest.mark.parametrize("prefix", ["", "official_"])
 def test_reference_candidates_and_positives(case, prefix):
-    anchors, targets, likelihood, keywords = official_or_mmdet(case, prefix)
-    stage = {k: v for k, v in keywords.items() if k not in ("separation", "min_candidates")}
+    params, anchors = case.params, heads.anchors_of(case)
+    if prefix:  # anchors in the padding are ordinary ones
+        anchors = anchors.replace(valid=jnp.ones_like(anchors.valid))
+    names = "topk", "gate", "stds", "focal_alpha", "focal_gamma"
+    settings = [params[name] for name in (*names, "score_lambda" if prefix else "box_weight")]
+    one = matched_image(prefix, *(tuple(x) if isinstance(x, list) else x for x in settings))
+    predictions, targets = heads.predictions_of(case), heads.targets_of(case)
 
-    @jax.jit
-    def run(predictions):
-        def one(prediction, anchors, targets):
-            pairs = likelihood(prediction, anchors, targets)
-            sets = paa.candidate_sets(anchors, targets, pairs, **stage)
-            return sets, paa.assign(anchors, targets, pairs, **keywords)
+    def run(image):
+        prediction, target = jax.tree.map(lambda leaf: leaf[image], (predictions, targets))
+        return one(prediction, anchors.replace(valid=anchors.valid[image]), target)
 
-        return heads.over_images(one, predictions, anchors, targets)
-
-    sets, assignment = run(heads.predictions_of(case))
+    images = map(run, range(len(anchors.valid)))
+    sets, assignment = jax.tree.map(lambda *leaves: jnp.stack(leaves), *images)
     arrays, used = case.arrays, np.asarray(sets.used)
     index = arrays[f"{prefix}gmm_idx"]
     width = used.shape[2]  # theirs has topk slots also on levels with fewer anchors
@@ -137,13 +147,12 @@ def test_sets_worked_out_by_hand(values, scheme, positive, ignored):
 
 
 def test_degenerate_sets():
-    equal = jnp.full((1, 4), 2.5)
-    positive, _ = cut_sets(equal, jnp.ones(equal.shape, bool))
-    np.testing.assert_array_equal(positive, [[True, False, False, False]])
+    equal = jnp.full((1, 8), 2.5)
+    positive, _ = cut_sets(equal, jnp.arange(8)[None] < 4)["c", 1]
+    np.testing.assert_array_equal(positive, [[True] + 7 * [False]])
     assert cut((4.0,), min_candidates=2) == (set(), set())
-    positive, ignored = cut_sets(equal, jnp.zeros(equal.shape, bool), scheme="b")
-    assert not positive.any()
-    assert not ignored.any()
+    nothing = cut_sets(equal, jnp.zeros(equal.shape, bool))
+    assert not any(mask.any() for mask in jax.tree.leaves(nothing))
 
 
 def test_without_a_low_component_all_are_positive():
@@ -155,12 +164,13 @@ def test_without_a_low_component_all_are_positive():
         iterations=jnp.int32(1),
     )
     loss, used = jnp.asarray([0.9, 1.0, 1.1, 0.0]), jnp.asarray([True, True, True, False])
+    separate = jax.jit(paa.separate, static_argnames="scheme")
     for scheme in ("b", "c", "d"):
-        positive, ignored = paa.separate(loss, used, high, scheme=scheme)
+        positive, ignored = separate(loss, used, high, scheme=scheme)
         np.testing.assert_array_equal(positive, used)
         assert not ignored.any()
     for scheme in ("a", "c_members"):
-        assert not paa.separate(loss, used, high, scheme=scheme)[0].any()
+        assert not separate(loss, used, high, scheme=scheme)[0].any()
 
 
 SIDE, STRIDES = 256, (8, 16, 32, 64, 128)
@@ -323,6 +333,12 @@ def predictions_at(boxes, logits):
     )
 
 
+@jax.jit
+def log_likelihood(predictions, targets, objects, lambda_s=1.0):
+    pairs = likelihoods.class_box(predictions, GRID, targets, codec=CODEC, lambda_s=lambda_s)
+    return pairs(objects)
+
+
 @pytest.mark.parametrize(
     ("predicted", "box", "logits", "loss"),
     [
@@ -333,34 +349,29 @@ def predictions_at(boxes, logits):
     ],
 )
 def test_likelihood_by_hand(predicted, box, logits, loss):
-    pairs = likelihoods.class_box(
-        predictions_at(predicted, logits), GRID, targets_of([box]), codec=CODEC
-    )
-    got = pairs(jnp.zeros(COUNT, jnp.int32))
+    arguments = predictions_at(predicted, logits), targets_of([box])
+    got = log_likelihood(*arguments, jnp.zeros(COUNT, jnp.int32))
     np.testing.assert_allclose(got[STARTS[:-1]], -loss, rtol=2e-4)  # one of each level
-    assert np.isneginf(pairs(jnp.ones(COUNT, jnp.int32))).all()  # an empty slot, full of NaN
+    empty = log_likelihood(*arguments, jnp.ones(COUNT, jnp.int32))  # a slot full of NaN
+    assert np.isneginf(empty).all()
 
 
 def test_the_weight_of_the_box_loss_is_a_keyword():
-    arguments = predictions_at((0, 0, 10, 10), (0.0, 0.0)), GRID, targets_of([(20, 0, 30, 10)])
+    arguments = predictions_at((0, 0, 10, 10), (0.0,) * 3), targets_of([(20, 0, 30, 10)])
     objects = jnp.zeros(COUNT, jnp.int32)
-    one, two = (
-        likelihoods.class_box(*arguments, codec=CODEC, lambda_s=x)(objects) for x in (1.0, 2.5)
-    )
+    one, two = (log_likelihood(*arguments, objects, x) for x in (1.0, 2.5))
     np.testing.assert_allclose(one[:9] - two[:9], 1.5 * 4 / 3, rtol=1e-4)
 
 
 def test_signals_are_means_over_objects_with_a_mixture():
     targets, pairs = targets_of(scene()), matrix()
-    got = jax.jit(functools.partial(paa.signals, GRID))(targets, pairs)
+    signals = jax.jit(functools.partial(paa.signals, GRID))
+    got = signals(targets, pairs)
     sets = candidate_sets(targets, pairs)
     assert (sets.used.sum(axis=1) > 1).all()
-    expected = []
-    for loss, used in zip(sets.loss, sets.used, strict=True):
-        fitted = mixture.fit(loss, used)
-        gap, variance = fitted.mean[1] - fitted.mean[0], fitted.variance.mean()
-        expected.append(min(float(gap / np.sqrt(variance)), 10.0))
-    assert float(got["mixture_separation"]) == pytest.approx(np.mean(expected), rel=1e-4)
-    assert got["mixture_iterations"] >= 2
-    nothing = jax.jit(functools.partial(paa.signals, GRID))(targets_of([]), pairs)
-    assert not any(nothing.values())
+    fitted = jax.jit(jax.vmap(mixture.fit))(sets.loss, sets.used)
+    gap, variance = fitted.mean[:, 1] - fitted.mean[:, 0], fitted.variance.mean(axis=1)
+    expected = np.minimum(gap / np.sqrt(variance), 10.0).mean()
+    assert float(got["mixture_separation"]) == pytest.approx(expected, rel=1e-4)
+    assert float(got["mixture_iterations"]) == pytest.approx(fitted.iterations.mean())
+    assert not any(signals(targets_of([]), pairs).values())

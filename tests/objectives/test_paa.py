@@ -58,30 +58,49 @@ def setting(case, rules):
     return heads.predictions_of(case).replace(quality=iou), anchors
 
 
+@functools.cache
+def gradients_of_image(settings, rules):
+    """Compiled once for all images of one shape: gradients of the weighted terms, and the terms."""
+    objective = objective_of(dict(settings), rules)
+
+    def weighted(predictions, weights, anchors, targets):
+        terms, _ = objective.loss(predictions, anchors, targets)
+        return sum(weights[name] * term.total for name, term in terms.items()), terms
+
+    return jax.jit(jax.grad(weighted, has_aux=True))
+
+
 @cases("paa_loss")
 @pytest.mark.parametrize("rules", [MMDET, OFFICIAL], ids=["mmdet", "official"])
 def test_losses_and_gradients_agree_with_the_reference(case, rules):
-    arrays, objective = case.arrays, objective_of(case.params, rules)
+    arrays = case.arrays
+    settings = {name: case.params[name] for name in (*DEFAULT, "score_lambda")}
+    settings["stds"] = tuple(settings["stds"])
+    function = gradients_of_image(tuple(settings.items()), rules)
     predictions, anchors = setting(case, rules)
-    targets = heads.targets_of(case)
-    # MMDetection divides class losses by at least one per image of the batch.
-    least = {"class": float(len(anchors.valid)) if rules == MMDET else 1.0}
+    targets, images = heads.targets_of(case), range(len(anchors.valid))
 
-    def total(predictions):
-        terms, _ = heads.over_images(objective.loss, predictions, anchors, targets)
-        counts = {name: term.count.sum() for name, term in terms.items()}
-        values = {
-            name: term.total.sum() / jnp.maximum(counts[name], least.get(name, 1.0))
-            for name, term in terms.items()
-        }
-        return sum(values.values()), (values, counts)
+    def run(weights):
+        def one(image):
+            prediction, target = jax.tree.map(lambda leaf: leaf[image], (predictions, targets))
+            return function(
+                prediction, weights, anchors.replace(valid=anchors.valid[image]), target
+            )
 
-    gradients, (values, counts) = jax.jit(jax.grad(total, has_aux=True))(predictions)
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(one, images))
+
+    _, terms = run(dict.fromkeys(("class", "box", "quality"), 1.0))
+    counts = {name: term.count.sum() for name, term in terms.items()}
     assert counts["class"] == counts["quality"] == arrays[f"{rules}num_pos"]
     np.testing.assert_allclose(counts["box"], arrays[f"{rules}sum_iou"], rtol=1e-5)
+    # MMDetection divides class losses by at least one per image of the batch.
+    least = {"class": float(len(images)) if rules == MMDET else 1.0}
+    weights = {name: 1.0 / jnp.maximum(n, least.get(name, 1.0)) for name, n in counts.items()}
     for name, theirs in (("class", "cls"), ("box", "bbox"), ("quality", "iou")):
         stored = arrays[f"{rules}loss_{theirs}" + ("_f64" if rules == MMDET else "")]
-        np.testing.assert_allclose(values[name], stored, rtol=1e-5, atol=1e-6)
+        value = weights[name] * terms[name].total.sum()
+        np.testing.assert_allclose(value, stored, rtol=1e-5, atol=1e-6)
+    gradients, _ = run(weights)
     got = gradients.logits, gradients.codes, gradients.quality[..., None]
     for gradient, name in zip(got, ("cls", "box", "iou"), strict=True):
         want = heads.flat(case, f"{rules}grad_{name}")
@@ -201,13 +220,12 @@ def test_nothing_but_the_losses_themselves_is_differentiated():
     predictions, anchors, targets = miniature()
     objective = objective_of(DEFAULT)
 
-    def term(name):
-        def value(predictions):
-            return objective.loss(predictions, anchors, targets)[0][name].total
+    def totals(predictions):
+        terms, _ = objective.loss(predictions, anchors, targets)
+        return {name: term.total for name, term in terms.items()}
 
-        return jax.jit(jax.grad(value))(predictions)
-
-    box, iou, label = term("box"), term("quality"), term("class")
+    gradients = jax.jit(jax.jacrev(totals))(predictions)
+    box, iou, label = (gradients[name] for name in ("box", "quality", "class"))
     assert box.codes.any()
     assert iou.quality.any()
     assert label.logits.any()
