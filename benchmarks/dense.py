@@ -13,7 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from anchors_jax import anchors, nms, spec
-from anchors_jax.types import Candidates, DensePredictions, Targets
+from anchors_jax.types import (
+    Batch,
+    Candidates,
+    DensePredictions,
+    SemiAnchoredPredictions,
+    Targets,
+)
 from benchmarks import measure
 
 CANVAS, IMAGES, CLASSES, SLOTS = (800, 1344), 2, 80, 100
@@ -175,3 +181,89 @@ def paa() -> Iterator[dict[str, Any]]:
 
     detector = config.get_config("paper").detector
     yield from objective_rows("paa", detector, shapes=1, quality=True)
+
+
+def semi_anchored() -> Iterator[dict[str, Any]]:
+    """Semi-Anchored with 9 and 25 anchors per location; its inference beside RetinaNet's."""
+    from configs import retinanet
+
+    for shapes in (9, 25):
+        detector = semi_anchored_detector(shapes)
+        for objects in (20, 100):
+            predictions, targets = semi_anchored_problem(objects, shapes=shapes)
+            call, memory = measure.compiled(loss_and_gradient(detector), predictions, targets)
+            name = f"semi-anchored loss+gradient, {shapes} anchors, {objects} objects"
+            yield {"name": name, **measure.seconds(call), **memory}
+    dense = retinanet.get_config("paper").detector
+    yield inference_row("RetinaNet, 9 anchors", dense, problem(20)[0])
+    for shapes in (1, 9, 25):
+        predictions, _ = semi_anchored_problem(20, shapes=shapes)
+        detector = semi_anchored_detector(shapes)
+        yield inference_row(f"semi-anchored, {shapes} anchors", detector, predictions)
+
+
+def semi_anchored_detector(shapes: int) -> Any:
+    """The paper's settings with 1, 9 or 25 anchors per location (Table 1)."""
+    from configs import semi_anchored as config
+
+    detector = config.get_config("paper").detector
+    detector.model.head.shapes_per_cell = shapes
+    if shapes < 25:
+        detector.anchors.shapes.scales_per_octave = {1: 1, 9: 3}[shapes]
+        detector.anchors.shapes.ratios = {1: (1.0,), 9: (0.5, 1.0, 2.0)}[shapes]
+    return detector
+
+
+def semi_anchored_problem(objects: int, *, shapes: int) -> tuple[SemiAnchoredPredictions, Targets]:
+    """Class logits and objects as in `problem`, anchor logits around 0."""
+    places, targets = problem(objects, shapes=1)
+    size = (IMAGES, places.logits.shape[1], shapes)
+    rng = np.random.default_rng(1)
+    predictions = SemiAnchoredPredictions(
+        logits=places.logits,
+        anchor_logits=jnp.asarray(rng.normal(0.0, 1.0, size), jnp.float32),
+        codes=jnp.asarray(rng.normal(0.0, 0.2, (*size, 4)), jnp.float32),
+        maps=MAPS,
+    )
+    return predictions, targets
+
+
+def inference_row(name: str, detector: Any, predictions: Any) -> dict[str, Any]:
+    """From one image's predictions to its detections."""
+    grid, objective = spec.build(detector["anchors"]), spec.build(detector["objective"])
+    detect, size = spec.build(detector["detect"]), jnp.asarray(CANVAS)
+
+    def run(prediction: Any) -> Any:
+        return detect(objective.decode(prediction, grid(maps=MAPS, canvas=CANVAS), size))
+
+    one = jax.tree.map(lambda leaf: leaf[0], predictions)
+    call, memory = measure.compiled(run, one)
+    return {"name": f"predictions to detections, {name}", **measure.seconds(call), **memory}
+
+
+def semi_anchored_network() -> Iterator[dict[str, Any]]:
+    """From one image to its detections through ResNet-50: RetinaNet, and 1, 9 and 25 anchors.
+
+    Untrained networks have no score above the threshold: it is 0 here, which fills the NMS of all
+    of them alike.
+    """
+    from configs import retinanet
+
+    image = np.random.default_rng(0).integers(0, 255, (1, *CANVAS, 3), np.uint8)
+    batch = Batch(
+        image=jnp.asarray(image),
+        image_size=jnp.asarray([CANVAS]),
+        image_id=jnp.zeros(1, jnp.int32),
+        scale=jnp.ones((1, 2)),
+        targets=jax.tree.map(lambda leaf: leaf[:1], problem(20, shapes=1)[1]),
+    )
+    methods = {"RetinaNet, 9 anchors": retinanet.get_config("paper").detector}
+    methods |= {f"semi-anchored, {k} anchors": semi_anchored_detector(k) for k in (1, 9, 25)}
+    for name, record in methods.items():
+        record.detect.score_threshold = 0.0
+        detector = spec.build(record)
+        # Parameters do not depend on the canvas.
+        variables = detector.init(jax.random.key(0), (128, 128))
+        call, memory = measure.compiled(detector.predict, variables, batch)
+        seconds = measure.seconds(call, repeats=3, warmup=1)
+        yield {"name": f"image to detections, {name}", **seconds, **memory}

@@ -24,6 +24,8 @@ BENCHMARKS = {
     "fcos": "dense:fcos",
     "freeanchor": "dense:freeanchor",
     "paa": "dense:paa",
+    "semi_anchored": "dense:semi_anchored",
+    "semi_anchored_network": "dense:semi_anchored_network",
     "suppression": "dense:suppression",
     "loading": "pipeline:loading",
     "training": "pipeline:training",
