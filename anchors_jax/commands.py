@@ -60,7 +60,7 @@ def train_command(options: Options) -> None:
     with logs.Logger(workdir, resume_step=begin, active=parallel.is_main()) as logger:
         for line in describe(run, plan, images=len(source)):
             logger.note(line)
-        predict = inference.make_predict(run.detector)
+        evaluate, started = Evaluator(run, held_out), time.perf_counter()
         state, _ = train.fit(
             state=state,
             step_fn=train.bound_step(
@@ -73,19 +73,24 @@ def train_command(options: Options) -> None:
             plan=plan,
             schedule=run.schedule_of_batches(plan),
             checkpoints=stored,
-            evaluate=make_evaluate(run, predict, held_out),
+            evaluate=evaluate,
             logger=logger,
             workdir=workdir,
         )
-        table = run_detector(run, predict, state.evaluated(), held_out)
-        metrics = report_metrics(run, held_out, table, step=int(state.step))
-        if parallel.is_main():
-            results.write(
-                workdir, metrics, held_out, table, score_threshold=options.score_threshold
-            )
-            results.training_curve(workdir)
-            print(evaluation.format_table(metrics))
-            print(f"written to {workdir}: {', '.join(results.WRITTEN)}")
+    if parallel.is_main():
+        metrics, threshold = evaluate.metrics, options.score_threshold
+        results.write(workdir, metrics, held_out, evaluate.table, score_threshold=threshold)
+        results.training_curve(workdir)
+        results.write_result(
+            workdir,
+            metrics,
+            config=spec.plain(config),
+            step=int(state.step),
+            # A run that was continued does not know how long it took before.
+            seconds=None if begin else time.perf_counter() - started,
+        )
+        print(evaluation.format_table(metrics))
+        print(f"written to {workdir}: {', '.join(results.WRITTEN)}")
 
 
 def eval_command(options: Options) -> None:
@@ -97,7 +102,7 @@ def eval_command(options: Options) -> None:
     variables, step = load_variables(run, workdir, options.checkpoint)
     predict = inference.make_predict(run.detector)
     table = run_detector(run, predict, variables, held_out, progress=parallel.is_main())
-    metrics = report_metrics(run, held_out, table, step=step)
+    metrics = report_metrics(run, held_out, table)
     if parallel.is_main():
         out = options.out or workdir
         results.write(out, metrics, held_out, table, score_threshold=options.score_threshold)
@@ -202,35 +207,39 @@ def run_detector(
 
 
 def report_metrics(
-    run: experiment.Experiment, source: Any, table: evaluation.DetectionTable, *, step: int
+    run: experiment.Experiment, source: Any, table: evaluation.DetectionTable
 ) -> dict[str, Any]:
-    """Metrics with what they belong to: step, config and data."""
+    """COCO's metrics, and VOC's where the config asks for them."""
     settings = run.config.evaluation
     metrics = evaluation.coco_metrics(source.ground_truth(), table, backend=settings.backend)
     if settings.voc:
         for rule in evaluation.VOC_RULES:
             voc = evaluation.voc_metrics(source.ground_truth(), table, rule=rule)
             metrics[f"VOC_AP50_{rule}"] = voc["AP"]
-    return {"step": step, "config": run.config.name, "scale": run.config.scale, **metrics}
+    return metrics
 
 
 SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
 
-def make_evaluate(
-    run: experiment.Experiment, predict: Callable[..., Any], source: Any
-) -> Callable[[Any], dict[str, float]]:
-    """variables -> what a run logs at an evaluation: metrics, and how the matches look."""
-    watch = monitor.MatchMonitor(
-        run.detector, run.eval_batches(source), images=run.config.evaluation.match_images
-    )
+class Evaluator:
+    """variables -> what a run logs at an evaluation; keeps the last metrics and detections."""
 
-    def evaluate(variables: Any) -> dict[str, float]:
-        metrics = report_metrics(run, source, run_detector(run, predict, variables, source), step=0)
-        matches = {f"match/{name}": value for name, value in watch(variables).items()}
-        return {name: metrics[name] for name in SUMMARY} | matches
+    def __init__(self, run: experiment.Experiment, source: Any) -> None:
+        self._run, self._source = run, source
+        self._predict = inference.make_predict(run.detector)
+        self._watch = monitor.MatchMonitor(
+            run.detector, run.eval_batches(source), images=run.config.evaluation.match_images
+        )
+        self.metrics: dict[str, Any] = {}
+        self.table = evaluation.empty_table()
 
-    return evaluate
+    def __call__(self, variables: Any) -> dict[str, float]:
+        """Detect in all images of the evaluation set; metrics, and how the matches look."""
+        self.table = run_detector(self._run, self._predict, variables, self._source)
+        self.metrics = report_metrics(self._run, self._source, self.table)
+        matches = {f"match/{name}": value for name, value in self._watch(variables).items()}
+        return {name: self.metrics[name] for name in SUMMARY} | matches
 
 
 def load_variables(

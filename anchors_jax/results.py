@@ -1,20 +1,26 @@
 """The files that a run leaves behind, and how they are drawn. Every write is atomic."""
 
+import datetime
+import os
 import pathlib
+import resource
+import subprocess
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
+import jax
 import numpy as np
 
 from anchors_jax import evaluation, files, visualize
 from anchors_jax.data.annotated import AnnotatedImages
 from anchors_jax.data.records import Source
 
-EVALUATION, DETECTIONS = "eval.json", "detections.json"
+EVALUATION, DETECTIONS, RESULT = "eval.json", "detections.json", "result.json"
 PICTURE, PRECISION_RECALL, CURVE = "detections.png", "precision_recall.png", "training.png"
 WRITTEN = (EVALUATION, DETECTIONS, PICTURE, PRECISION_RECALL)
 SAMPLES = 8  # images in the picture
+PATHS = ("root", "images", "annotations", "directory", "cache_dir")  # keywords of readers
 
 
 def write(
@@ -30,6 +36,63 @@ def write(
     evaluation.write_coco_results(folder / DETECTIONS, table)
     draw_beside_truth(folder / PICTURE, source, table, score_threshold=score_threshold)
     visualize.precision_recall_plot(metrics, folder / PRECISION_RECALL)
+
+
+def write_result(
+    folder: pathlib.Path,
+    metrics: dict[str, Any],
+    *,
+    config: dict[str, Any],
+    step: int,
+    seconds: float | None,
+) -> None:
+    """One run as a table needs it: metrics, and what they were measured with.
+
+    Numbers enter the tables of `experiments/` from such files only.
+    """
+    numbers = {name: value for name, value in metrics.items() if name != "curves"}
+    config = _without_folders(config)
+    device = jax.devices()[0]
+    files.write_json(
+        folder / RESULT,
+        {
+            "config": config["name"],
+            "scale": config["scale"],
+            "seed": config["seed"],
+            "commit": commit(),
+            "device": f"{jax.device_count()} x {device.device_kind}, {os.cpu_count()} CPU cores",
+            "data": {split: config["data"][split] for split in ("train", "eval")},
+            "step": step,
+            "seconds": seconds,
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+            "date": datetime.date.today().isoformat(),
+            "metrics": numbers,
+            "full_config": config,
+        },
+    )
+
+
+def _without_folders(node: Any, key: str = "") -> Any:
+    """Results are shared: they name files and data sets, not where one machine keeps them."""
+    if isinstance(node, dict):
+        return {name: _without_folders(value, name) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_without_folders(value, key) for value in node]
+    return pathlib.Path(node).name if key in PATHS and isinstance(node, str) else node
+
+
+def commit() -> str:
+    """The commit of the code that runs, with "+changes" where files differ from it."""
+    root = pathlib.Path(__file__).parent
+
+    def git(*words: str) -> str:
+        answer = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
+        return answer.stdout.strip() if answer.returncode == 0 else ""
+
+    revision = git("rev-parse", "--short=12", "HEAD")
+    if not revision:
+        return "unknown"
+    return revision + "+changes" * bool(git("status", "--porcelain", "--untracked-files=no"))
 
 
 def training_curve(folder: pathlib.Path) -> None:
