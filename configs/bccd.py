@@ -37,6 +37,5 @@ def get_config(arg: str = "") -> ConfigDict:
     if config.scale == "bench":
         config.train = common.schedule_bench(epochs=30)
         config.train.eval_every_epochs = 5.0
-        config.train.ema_decay = 0.99
     config.evaluation.voc = True
     return config

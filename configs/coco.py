@@ -48,4 +48,5 @@ def get_config(arg: str = "") -> ConfigDict:
             config.data[split].limit = 16
     if scale == "bench":
         config.train = common.schedule_bench(epochs=100 if variant == "overfit16" else 50)
+        config.train.eval_every_epochs = 25.0
     return config
