@@ -12,7 +12,7 @@ LAYERS = [
     {"types", "spec", "files"},
     {"boxes"},
     {"codecs", "anchors", "losses", "nms", "roi", "images"},
-    {"likelihoods", "mixture", "bags"},
+    {"likelihoods", "mixture", "bags", "quality"},
     {"assign"},
     {"objectives"},
     {"models"},
