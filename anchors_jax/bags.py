@@ -18,6 +18,8 @@ from jaxtyping import Bool, Float
 _SMALLEST_COMPLEMENT = 1e-12
 # Log weight of what is no member: exp of it is 0 beside any member, and sums of it stay finite.
 _NO_WEIGHT = -1e9
+# A finite logarithm of 0: differences of infinities are no numbers.
+_LOWEST = -1e30
 # exp(-80) is a normal number in float32.
 _LARGEST_LOGIT = 80.0
 
@@ -34,7 +36,7 @@ def log_mean_max(log_p: Float[Array, "*b n"], member: Bool[Array, "*b n"]) -> Fl
         log_p: logarithms of probabilities, at most 0; -inf is allowed.
         member: which entries count. Without any the result is finite and means nothing.
     """
-    return _log_mean_max(jnp.where(member, log_p, -1.0), member)
+    return _log_mean_max(jnp.where(member, jnp.maximum(log_p, _LOWEST), -1.0), member)
 
 
 def log_weights(log_p: Float[Array, "*b n"], member: Bool[Array, "*b n"]) -> Float[Array, "*b n"]:
@@ -51,7 +53,7 @@ def entropy(log_weights: Float[Array, "*b n"]) -> Float[Array, "*b"]:
 def saturated(
     overlap: Float[Array, "*#b"], peak: Float[Array, "*#b"], *, threshold: float
 ) -> Float[Array, "*#b"]:
-    """Confidence in 0..1 that a box localises an object (FreeAnchor, Eq. 6): linear in the IoU.
+    """Confidence in 0..1 that a box localises an object (FreeAnchor, section 3.2): linear in IoU.
 
     0 up to the threshold, 1 at the object's peak. An object whose peak does not exceed the
     threshold has none.

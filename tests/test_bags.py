@@ -79,6 +79,8 @@ def test_what_is_no_member_does_not_count():
     assert got[1][1] == 0.0
     nobody = jax.value_and_grad(bags.log_mean_max)(log_p, jnp.zeros(3, bool))
     assert all(np.isfinite(x).all() for x in nobody)
+    impossible = jax.value_and_grad(bags.log_mean_max)(jnp.full(3, -jnp.inf), jnp.ones(3, bool))
+    assert all(np.isfinite(x).all() for x in impossible)
 
 
 def test_weights_and_their_entropy():
