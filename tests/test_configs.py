@@ -19,6 +19,8 @@ FILES = sorted(
 VARIANTS = {
     "quickstart": ("bench", "smoke"),
     "bccd": ("bench", "smoke"),
+    "freeanchor": ("paper", "official", "bench", "smoke"),
+    "fcos": ("paper", "improved", "bench", "bench_improved", "smoke", "smoke_improved"),
     "coco": ("paper", "coco128", "overfit16", "smoke"),
     "fcos": ("paper", "bench", "smoke", "improved", "bench_improved", "smoke_improved"),
 }
