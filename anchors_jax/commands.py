@@ -2,7 +2,6 @@
 
 import functools
 import json
-import logging
 import pathlib
 import sys
 import time
@@ -32,10 +31,13 @@ from anchors_jax.models import count
 from anchors_jax.models.dense import trainable_mask
 from anchors_jax.options import Options, UsageError
 
-_LOG = logging.getLogger(__name__)
 CONFIG = "config.json"
 # Keys that a continued run may change: they do not touch what is learned.
-FREE_KEYS = ("log_every", "checkpoint_every_epochs", "eval_every_epochs", "workers", "backend")
+FREE_KEYS = {
+    *("log_every", "checkpoint_every_epochs", "eval_every_epochs", "workers", "backend"),
+    *("match_images", "voc", "eval_batch_size"),
+    *results.PATHS,  # data may have moved
+}
 
 
 def train_command(options: Options) -> None:
@@ -81,14 +83,15 @@ def train_command(options: Options) -> None:
         metrics, threshold = evaluate.metrics, options.score_threshold
         results.write(workdir, metrics, held_out, evaluate.table, score_threshold=threshold)
         results.training_curve(workdir)
-        results.write_result(
-            workdir,
-            metrics,
-            config=spec.plain(config),
-            step=int(state.step),
-            # A run that was continued does not know how long it took before.
-            seconds=None if begin else time.perf_counter() - started,
-        )
+        if begin < plan.total_steps:  # a run that had ended keeps the result of its training
+            results.write_result(
+                workdir,
+                metrics,
+                config=spec.plain(config),
+                step=int(state.step),
+                # A run that was continued does not know how long it took before.
+                seconds=None if begin else time.perf_counter() - started,
+            )
         print(evaluation.format_table(metrics))
         print(f"written to {workdir}: {', '.join(results.WRITTEN)}")
 
