@@ -26,7 +26,7 @@ train: $(STAMP)
 	$(BIN)/python -m anchors_jax train --config=configs/quickstart.py --workdir=$(WORKDIR)
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -9,6 +9,7 @@ import numpy as np
 
 from anchors_jax import evaluation, experiment, parallel, train
 from anchors_jax.data import loader, shapes, transforms
+from anchors_jax.types import Batch, Targets
 from benchmarks import measure, synthetic
 
 
@@ -51,12 +52,12 @@ def training() -> Iterator[dict[str, Any]]:
     batch_size, slots = config.data.batch_size, config.data.max_objects
     rows, columns = run.canvases[0]
     low = rng.uniform(0, rows / 2, (batch_size, slots, 2))
-    batch = train.Batch(
+    batch = Batch(
         image=rng.integers(0, 255, (batch_size, rows, columns, 3), dtype=np.uint8),
         image_size=np.tile(np.int32([rows, columns]), (batch_size, 1)),
         image_id=np.arange(batch_size, dtype=np.int32),
         scale=np.ones((batch_size, 2), np.float32),
-        targets=train.Targets(
+        targets=Targets(
             boxes=np.concatenate([low, low + rows / 3], -1).astype(np.float32),
             labels=np.zeros((batch_size, slots), np.int32),
             valid=np.broadcast_to(np.arange(slots) < 6, (batch_size, slots)),
