@@ -36,8 +36,12 @@ def _decode(data: bytes, name: str, flags: int) -> np.ndarray:
     except cv2.error:  # raised for zero bytes, and for sizes beyond OpenCV's limits
         image = None
     if image is None:
-        raise DataError(f"{name}: not a readable image ({len(data)} bytes; truncated or broken?)")
+        raise _unreadable(data, name)
     return image
+
+
+def _unreadable(data: bytes, name: str) -> DataError:
+    return DataError(f"{name}: not a readable image ({len(data)} bytes; truncated or broken?)")
 
 
 def size_of(data: bytes, *, name: str) -> tuple[int, int]:
@@ -45,8 +49,8 @@ def size_of(data: bytes, *, name: str) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.height, image.width
-    except (OSError, ValueError) as error:
-        raise DataError(f"{name}: not a readable image ({error})") from None
+    except (OSError, ValueError):
+        raise _unreadable(data, name) from None
 
 
 def encode_png(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
