@@ -214,10 +214,11 @@ def report_metrics(
 ) -> dict[str, Any]:
     """COCO's metrics, and VOC's where the config asks for them."""
     settings = run.config.evaluation
-    metrics = evaluation.coco_metrics(source.ground_truth(), table, backend=settings.backend)
+    truth = source.ground_truth()
+    metrics = evaluation.coco_metrics(truth, table, backend=settings.backend)
     if settings.voc:
         for rule in evaluation.VOC_RULES:
-            voc = evaluation.voc_metrics(source.ground_truth(), table, rule=rule)
+            voc = evaluation.voc_metrics(truth, table, rule=rule)
             metrics[f"VOC_AP50_{rule}"] = voc["AP"]
     return metrics
 

@@ -251,6 +251,12 @@ def detection(scale: str) -> ConfigDict:
     return bind(nms.detect, top_k=1000 if scale == "paper" else 200)
 
 
+def extra_levels_from_p5(neck: ConfigDict) -> None:
+    """P6 from P5 instead of C5, and a ReLU before P7 (maskrcnn-benchmark, FCOS)."""
+    neck.extra_source = "P5"
+    neck.relu_before_p7 = True
+
+
 def single_shape(config: ConfigDict, *, quality: str = "box") -> None:
     """What FCOS, ATSS and PAA share beside their method, in place of RetinaNet's.
 
@@ -267,7 +273,7 @@ def single_shape(config: ConfigDict, *, quality: str = "box") -> None:
         quality=quality,
         level_scale=True,
     )
-    config.detector.model.neck.update({"extra_source": "P5", "relu_before_p7": True})
+    extra_levels_from_p5(config.detector.model.neck)
     config.detector.model.neck.kernel_init = make(fpn.caffe2_xavier)
     config.detector.pad_divisor = None
     config.detector.detect.iou_threshold = 0.6

@@ -41,7 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.train = common.schedule_90k()
         config.train.schedule.warmup = "linear"
         config.detector.model.head.prior = 0.02
-        config.detector.model.neck.update({"extra_source": "P5", "relu_before_p7": True})
+        common.extra_levels_from_p5(config.detector.model.neck)
         config.detector.anchors.shapes.rounding = "legacy"
     if config.scale == "paper":
         config.train.normaliser_group = 2

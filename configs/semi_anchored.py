@@ -37,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if scale == "paper":
         config.train = common.schedule_90k()
     model, base = config.detector.model, config.detector.anchors.shapes.base_scale
-    model.neck.update({"extra_source": "P5", "relu_before_p7": True})
+    common.extra_levels_from_p5(model.neck)
     model.neck.kernel_init = make(fpn.caffe2_xavier)
     model.head = make(
         semi_anchored_head.SemiAnchoredHead,

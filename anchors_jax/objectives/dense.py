@@ -108,7 +108,7 @@ def objective(
         terms["box"] = Term(total=box_weight * jnp.sum(box_losses), count=box_count)
         return terms, assignment_statistics(assignment, targets)
 
-    return Objective(loss=loss, decode=functools.partial(_decode, codec=codec), match=find)
+    return Objective(loss=loss, decode=functools.partial(decode, codec=codec), match=find)
 
 
 def assign_without_gradient(
@@ -217,13 +217,14 @@ def assignment_statistics(assignment: Assignment, targets: Targets) -> dict[str,
     return {name: jnp.sum(mask, dtype=jnp.float32) for name, mask in statistics.items()}
 
 
-def _decode(
+def decode(
     predictions: DensePredictions,
     anchors: Anchors,
     image_size: Int[Array, "2"],
     *,
     codec: Codec,
 ) -> Candidates:
+    """Boxes clipped to the image (height, width) and sigmoid scores of every anchor."""
     scores = jax.nn.sigmoid(predictions.logits.astype(jnp.float32))
     quality = predictions.quality
     return Candidates(

@@ -30,7 +30,7 @@ from jaxtyping import Float
 
 from anchors_jax import bags, losses
 from anchors_jax import boxes as geometry
-from anchors_jax.assign import max_iou, primitives
+from anchors_jax.assign import primitives
 from anchors_jax.objectives import bag_matching, dense
 from anchors_jax.objectives.bag_matching import Matching
 from anchors_jax.types import (
@@ -105,7 +105,7 @@ def objective(
 
     return Objective(
         loss=loss,
-        decode=dense.objective(assign=max_iou.assign, codec=codec).decode,
+        decode=functools.partial(dense.decode, codec=codec),
         match=functools.partial(_match, find=find, threshold=iou_threshold),
     )
 
