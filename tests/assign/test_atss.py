@@ -2,17 +2,18 @@
 
 import functools
 
+import assignments
 import golden_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from assignments import IGNORED, NEGATIVE, coded
 
 from anchors_jax import anchors as make
 from anchors_jax.assign import atss
-from anchors_jax.types import Anchors, Targets
+from anchors_jax.types import Anchors
 
-NEGATIVE, IGNORED = -1, -2
 SLOTS = 8
 
 assign = jax.jit(
@@ -20,23 +21,7 @@ assign = jax.jit(
 )
 
 
-def targets_of(objects, crowds=(), slots=SLOTS) -> Targets:
-    """Objects, then crowds, then slots of rubbish."""
-    boxes = np.concatenate([np.reshape(objects, (-1, 4)), np.reshape(crowds, (-1, 4))])
-    filled = np.full((slots, 4), np.nan, np.float32)
-    filled[: len(boxes)] = boxes
-    index = np.arange(slots)
-    return Targets(
-        boxes=jnp.asarray(filled),
-        labels=jnp.zeros(slots, jnp.int32),
-        valid=jnp.asarray(index < len(boxes)),
-        crowd=jnp.asarray(index >= len(np.reshape(objects, (-1, 4)))),
-    )
-
-
-def coded(assignment) -> np.ndarray:
-    positive, ignored = np.asarray(assignment.positive), np.asarray(assignment.ignored)
-    return np.where(positive, assignment.gt, np.where(ignored, IGNORED, NEGATIVE))
+targets_of = functools.partial(assignments.targets_of, slots=SLOTS)
 
 
 def square(side, strides, maps) -> Anchors:

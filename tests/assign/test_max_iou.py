@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from assignments import IGNORED, NEGATIVE, coded, targets_of
 
 from anchors_jax import anchors as make
 from anchors_jax.assign import max_iou
-from anchors_jax.types import Anchors, Targets
-
-NEGATIVE, IGNORED = -1, -2
+from anchors_jax.types import Anchors
 
 
 def anchors_of(boxes, valid=None) -> Anchors:
@@ -26,29 +25,6 @@ def anchors_of(boxes, valid=None) -> Anchors:
         level_sizes=((1, count, 1),),
         strides=((8, 8),),
     )
-
-
-def targets_of(objects, crowds=(), slots=None) -> Targets:
-    """Objects, then crowds, then slots of rubbish."""
-    boxes = np.concatenate([np.reshape(objects, (-1, 4)), np.reshape(crowds, (-1, 4))])
-    slots = max(len(boxes), 1) if slots is None else slots
-    filled = np.full((slots, 4), np.nan, np.float32)
-    filled[: len(boxes)] = boxes
-    index = np.arange(slots)
-    return Targets(
-        boxes=jnp.asarray(filled),
-        labels=jnp.zeros(slots, jnp.int32),
-        valid=jnp.asarray(index < len(boxes)),
-        crowd=jnp.asarray(index >= len(np.reshape(objects, (-1, 4)))),
-    )
-
-
-def coded(assignment) -> np.ndarray:
-    """Object index, NEGATIVE or IGNORED; checks that the parts agree."""
-    positive, ignored = np.asarray(assignment.positive), np.asarray(assignment.ignored)
-    assert not (positive & ignored).any()
-    assert not np.asarray(assignment.gt)[~positive].any()
-    return np.where(positive, assignment.gt, np.where(ignored, IGNORED, NEGATIVE))
 
 
 assign = jax.jit(
