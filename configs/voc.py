@@ -1,24 +1,40 @@
-"""RetinaNet from scratch on your own photographs in Pascal VOC layout.
+"""Any method from scratch on your own photographs in Pascal VOC layout.
 
 Data: a folder with Annotations/*.xml, JPEGImages/ and ImageSets/Main/<split>.txt. Its classes are
 those found in it, sorted; set --config.num_classes to their number, or choose and order them:
 --config.data.train.classes="('cat','dog')" and the same for data.eval.
 Run: python -m anchors_jax train --config=configs/voc.py --config.data.root=DIR
   --config.num_classes=K --workdir=runs/mine [--config.data.train.split=train] [...eval.split=val]
-Variants: bench (default), smoke.
+Variants: bench (default, RetinaNet), smoke; either with a method: bench_atss, smoke_fcos_improved.
 """
 
 from ml_collections import ConfigDict
 
 from anchors_jax.data import voc
 from anchors_jax.spec import make
-from configs import common, retinanet
+from configs import atss, common, fcos, freeanchor, paa, retinanet, semi_anchored
+
+# What builds each method's detector, and that config's own suffix.
+METHODS = {
+    "retinanet": (retinanet, ""),
+    "fcos": (fcos, ""),
+    "fcos_improved": (fcos, "_improved"),
+    "atss": (atss, ""),
+    "paa": (paa, ""),
+    "freeanchor": (freeanchor, ""),
+    "semi_anchored": (semi_anchored, ""),
+}
+VARIANTS = {
+    f"{scale}_{name}": (scale, name) for scale in ("bench", "smoke") for name in METHODS
+} | {scale: (scale, "retinanet") for scale in ("bench", "smoke")}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: bench (default) or smoke."""
-    config = retinanet.get_config(common.choose(arg, ("bench", "smoke"), "bench"))
-    config.name = "voc"
+    """`arg`: bench (default) or smoke, alone or with the name of a method."""
+    scale, method = VARIANTS[common.choose(arg, tuple(VARIANTS), "bench")]
+    file, suffix = METHODS[method]
+    config = file.get_config(scale + suffix)
+    config.name = "voc" if method == "retinanet" else f"voc_{method}"
     config.num_classes = 20
     config.data = common.data_block(
         train=ConfigDict(),

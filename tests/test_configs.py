@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from anchors_jax import experiment, inference, parallel, spec, train
+from configs import voc
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted(
@@ -18,8 +19,8 @@ FILES = sorted(
 )
 VARIANTS = {
     "quickstart": ("bench", "smoke"),
-    "bccd": ("bench", "smoke"),
-    "voc": ("bench", "smoke"),
+    "bccd": ("bench", "smoke", "bench_semi_anchored"),
+    "voc": tuple(voc.VARIANTS),
     "freeanchor": ("paper", "official", "bench", "smoke"),
     "coco": ("paper", "coco128", "overfit16", "smoke"),
     "fcos": ("paper", "bench", "smoke", "improved", "bench_improved", "smoke_improved"),
