@@ -1,9 +1,11 @@
-"""Convolution, pooling and upsampling with the geometry of the published networks.
+"""Convolution, pooling and upsampling with the geometry of the published networks, and the towers
+that the heads share.
 
 Every padding is explicit. Flax's "SAME" pads an even map by (0, 1) before a stride of 2, which
 moves all features by half a stride against the networks whose weights and anchors we use.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
+
+from anchors_jax.models.norms import Norm
 
 
 def conv(features: int, size: int, *, stride: int = 1, **keywords: Any) -> nn.Conv:
@@ -86,3 +90,92 @@ def upsample(x: Float[Array, "B H W C"], rows: int, columns: int) -> Float[Array
         x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels)
     ).reshape(batch, 2 * height, 2 * width, channels)
     return doubled[:, :rows, :columns]
+
+
+class Tower(nn.Module):
+    """`depth` times 3x3 convolution, optional norm, ReLU."""
+
+    depth: int
+    width: int
+    norm: Norm | None
+    use_bias: bool
+    kernel_init: Callable[..., Array]
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], *, train: bool = False
+    ) -> Float[Array, "B H W D"]:
+        """Same rows and columns, `width` channels."""
+        for i in range(self.depth):
+            x = conv(
+                self.width,
+                3,
+                use_bias=self.use_bias,
+                kernel_init=self.kernel_init,
+                dtype=self.dtype,
+                name=f"conv{i}",
+            )(x)
+            if self.norm is not None:
+                x = self.norm(dtype=self.dtype, name=f"norm{i}")(x, train=train)
+            x = nn.relu(x)
+        return x
+
+
+class TowerHead(nn.Module):
+    """What heads share that read towers of 3x3 convolutions through 3x3 outputs.
+
+    A head calls `_tower` and `_output` inside its own compact `__call__`; the modules are the
+    head's children, under the names given.
+
+    Attributes:
+      num_classes: K; background is no class.
+      depth, width: of every tower.
+      norm: class or partial of `norms`, inside the towers, or None.
+      tower_bias: whether tower convolutions have a bias; None: only without a norm (MMDetection's
+        ATSS and PAA). The official FCOS and PAA codes have both.
+      prior: score at the start, pi of RetinaNet (arXiv 1708.02002) section 4.1.
+      kernel_init: of towers and outputs; normal with std 0.01.
+      dtype: of the computation; parameters are float32.
+
+    Raises:
+      ValueError: for a prior outside (0, 1).
+    """
+
+    num_classes: int
+    depth: int = 4
+    width: int = 256
+    norm: Norm | None = None
+    tower_bias: bool | None = None
+    prior: float = 0.01
+    kernel_init: Callable[..., Array] = nn.initializers.normal(0.01)
+    dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.prior < 1.0:
+            raise ValueError(f"prior {self.prior} is not between 0 and 1")
+
+    def _tower(self, name: str) -> Tower:
+        return Tower(
+            depth=self.depth,
+            width=self.width,
+            norm=self.norm,
+            use_bias=self.norm is None if self.tower_bias is None else self.tower_bias,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            name=name,
+        )
+
+    def _output(self, name: str, features: int, **keywords: Any) -> nn.Conv:
+        options = {"kernel_init": self.kernel_init, "dtype": self.dtype}
+        return conv(features, 3, name=name, **options, **keywords)
+
+    def _prior_bias(self) -> Callable[..., Array]:
+        """Initialiser whose sigmoid is the prior."""
+        return nn.initializers.constant(-math.log((1.0 - self.prior) / self.prior))
+
+
+def rows_of(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B N n"]:
+    """Float32 rows of `size` channels in the order row, column, group of channels: n = size."""
+    return x.astype(jnp.float32).reshape(x.shape[0], -1, size)
