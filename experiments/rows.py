@@ -9,7 +9,6 @@ import dataclasses
 import importlib
 import pathlib
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from anchors_jax.spec import nearest
@@ -30,7 +29,6 @@ PAPERS = (
 SCALES = ("paper", "bench", "smoke")
 # What a result file says beside the result.json of a run.
 RESULT_KEYS = ("paper", "table", "row", "overrides", "run", "checkpoint_of")
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class RowError(ValueError):
@@ -64,6 +62,7 @@ class Row:
         the scale's own name. See `suffix`.
       overrides: dotted key -> value on top of that config, at every scale. Values may be records of
         `bind` or `make`, which replace the node.
+      at: scale -> further overrides at that scale only.
       published: the number beside ours, or None.
       reuse: key of the row of the same table whose checkpoint this one evaluates (a change to
         inference only); None: it is trained.
@@ -74,7 +73,8 @@ class Row:
     label: str
     config: str = ""
     words: Mapping[str, str] | None = None
-    overrides: Mapping[str, Any] = NOTHING
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    at: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     published: Published | None = None
     reuse: str | None = None
     unavailable: str = ""
@@ -111,7 +111,7 @@ class Table:
     setting: str
     baseline: str
     rows: tuple[Row, ...]
-    overrides: Mapping[str, Mapping[str, Any]] = NOTHING
+    overrides: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def row(self, key: str) -> Row:
         """The row with this key; RowError names the nearest."""
