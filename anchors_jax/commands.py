@@ -40,8 +40,15 @@ FREE_KEYS = {
 }
 
 
-def train_command(options: Options) -> None:
-    """Train, evaluate and draw; continue where an earlier run in the same workdir stopped."""
+def train_command(
+    options: Options,
+    *,
+    on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+) -> None:
+    """Train, evaluate and draw; continue where an earlier run in the same workdir stopped.
+
+    `on_evaluation` is that of `train.fit`.
+    """
     workdir = options.require_workdir()
     config = options.config
     parallel.initialize()
@@ -78,6 +85,7 @@ def train_command(options: Options) -> None:
             evaluate=evaluate,
             logger=logger,
             workdir=workdir,
+            on_evaluation=on_evaluation,
         )
     if parallel.is_main():
         metrics, threshold = evaluate.metrics, options.score_threshold

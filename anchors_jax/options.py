@@ -1,14 +1,16 @@
 """Command line flags and config overrides, with errors that name the nearest right word."""
 
 import dataclasses
+import json
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from anchors_jax.spec import nearest
+from anchors_jax.spec import from_plain, nearest
 
 __all__ = ["Options", "UsageError", "nearest", "parse"]
 
@@ -37,22 +39,21 @@ class Options:
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Read flags and the config they name.
+    """Read flags and the config they name: a file that makes it (.py), or one that was kept (.json).
 
     Raises:
       UsageError: an unknown flag, config key or value, or a config file that cannot be read.
     """
     values = flags.FlagValues()
-    config = config_flags.DEFINE_config_file(
-        "config", None, "config file", values, lock_config=True, sys_argv=list(arguments)
-    )
+    file = next((a.partition("=")[2] for a in arguments if a.startswith("--config=")), "")
     flags.DEFINE_string("workdir", None, "folder of the run", values)
     flags.DEFINE_string("out", None, "folder to write to", values)
     flags.DEFINE_string("checkpoint", "best", "best, latest or a step", values)
     flags.DEFINE_float("score_threshold", 0.3, "least score drawn", 0.0, 1.0, flag_values=values)
     flags.DEFINE_bool("debug", False, "show where an error happened", values)
     try:
-        rest = values(["anchors_jax", *arguments])[1:]
+        config, words = _define_config(values, file, list(arguments))
+        rest = values(["anchors_jax", *words])[1:]
         if config.value is None:
             raise UsageError("--config=FILE.py is missing, such as configs/quickstart.py")
         config.value.keys()  # a file that failed to load says so on first use only
@@ -64,7 +65,6 @@ def parse(arguments: Sequence[str]) -> Options:
         raise UsageError(_unreadable(arguments, error)) from error
     if values.checkpoint not in ("best", "latest") and not values.checkpoint.isdigit():
         raise UsageError(f"--checkpoint={values.checkpoint} is not best, latest or a step number")
-    file = next(a for a in arguments if a.startswith("--config=")).partition("=")[2]
     return Options(
         config=config.value,
         config_file=file,
@@ -74,6 +74,35 @@ def parse(arguments: Sequence[str]) -> Options:
         score_threshold=values.score_threshold,
         arguments=tuple(rest),
     )
+
+
+def _define_config(
+    values: flags.FlagValues, file: str, words: list[str]
+) -> tuple[flags.FlagHolder, list[str]]:
+    """Flags for the config and its overrides, and the words that are left to parse."""
+    if not file.endswith(".json"):
+        flag = config_flags.DEFINE_config_file(
+            "config", None, "config file", values, lock_config=True, sys_argv=words
+        )
+        return flag, words
+    words = [word for word in words if not word.startswith("--config=")]
+    config = _kept_config(pathlib.Path(file))
+    return config_flags.DEFINE_config_dict("config", config, "", values, sys_argv=words), words
+
+
+def _kept_config(path: pathlib.Path) -> ConfigDict:
+    """A config that was written as JSON: by itself, or as the config.json of a run."""
+    try:
+        content: Any = json.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"--config={path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UsageError(f"--config={path} is not JSON: {error}") from error
+    if isinstance(content, dict) and isinstance(content.get("config"), dict):
+        content = content["config"]
+    if not isinstance(content, dict) or not {"detector", "data", "train"} <= content.keys():
+        raise UsageError(f"--config={path} is no config: it lacks detector, data or train")
+    return from_plain(content)
 
 
 def _unknown_key(arguments: Sequence[str], error: AttributeError) -> str:

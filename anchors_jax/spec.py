@@ -72,6 +72,17 @@ def plain(config: Any) -> Any:
     return json.loads(json.dumps(config))
 
 
+def from_plain(value: Any) -> Any:
+    """The config that `plain` was made from, but for its references: each key is on its own."""
+    if value is None:
+        return config_dict.placeholder(object)
+    if isinstance(value, dict):
+        return ConfigDict({key: from_plain(item) for key, item in value.items()})
+    if isinstance(value, list):  # None in a list has no key that could be overridden
+        return tuple(item if item is None else from_plain(item) for item in value)
+    return value
+
+
 def resolve(path: str) -> Callable:
     """The function called `package.module:name`."""
     module_name, _, name = path.partition(":")

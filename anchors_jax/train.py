@@ -172,6 +172,7 @@ def fit(
     evaluate: Callable[[dict[str, Any]], dict[str, float]],
     logger: Logger,
     workdir: pathlib.Path,
+    on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
 ) -> tuple[TrainState, dict[str, float]]:
     """Train from the latest checkpoint (or from `state`) to the end of the plan.
 
@@ -181,6 +182,8 @@ def fit(
       batches: an iterator of `Batch` on the host with get_state() and set_state(dict).
       schedule: number of batches before -> learning rate, for the log.
       evaluate: variables on the host -> metrics, with the key "AP".
+      on_evaluation: told (step, metrics) after each evaluation, once they are logged and the state
+        is saved; what it raises ends the run, which can be continued later.
 
     Returns:
       The final state on the host and its metrics.
@@ -206,6 +209,8 @@ def fit(
                 if metrics:
                     logger.scalars(step, {f"eval/{name}": x for name, x in metrics.items()})
                 save(state, batches, checkpoints, metrics)
+                if metrics and on_evaluation is not None:
+                    on_evaluation(step, metrics)
                 watch.restart_clock()
         return state, metrics or evaluate(state.evaluated())
 

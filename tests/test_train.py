@@ -147,7 +147,7 @@ def test_a_group_that_does_not_fit_is_an_error():
         jax.pmap(divide, parallel.AXIS, devices=jax.devices()[:1])(terms)
 
 
-def fit(workdir, *, total, detector=None, checkpoint_every=2, average=True, die_at=None):
+def fit(workdir, *, total, detector=None, checkpoint_every=2, average=True, die_at=None, **more):
     detector = detector or linear_detector()
     state, update = fresh(detector, average=average)
     batches = CountedBatches()
@@ -165,7 +165,7 @@ def fit(workdir, *, total, detector=None, checkpoint_every=2, average=True, die_
         batch_size=B,
         log_every=1,
         checkpoint_every=checkpoint_every,
-        eval_every=0,
+        eval_every=more.pop("eval_every", 0),
     )
     checkpoints = Checkpoints(workdir)
     with Logger(workdir, resume_step=checkpoints.latest() or 0, tensorboard=False) as logger:
@@ -179,6 +179,7 @@ def fit(workdir, *, total, detector=None, checkpoint_every=2, average=True, die_
             evaluate=lambda variables: {"AP": float(variables["params"]["b"])},
             logger=logger,
             workdir=workdir,
+            **more,
         )
 
 
@@ -202,6 +203,25 @@ def test_a_finished_run_evaluates_again_and_changes_nothing(tmp_path):
     again, metrics_again = fit(tmp_path, total=3)
     jax.tree.map(np.testing.assert_array_equal, again, state)
     assert metrics == metrics_again
+
+
+def test_whoever_listens_to_evaluations_may_end_the_run(tmp_path):
+    class Enough(Exception):
+        pass
+
+    heard = []
+
+    def listen(step, metrics):
+        heard.append((step, metrics["AP"]))
+        if step == 4:
+            raise Enough
+
+    with pytest.raises(Enough):
+        fit(tmp_path, total=7, eval_every=2, on_evaluation=listen)
+    assert Checkpoints(tmp_path, read_only=True).latest() == 4  # saved before it is told
+    _, metrics = fit(tmp_path, total=7, eval_every=2, on_evaluation=listen)
+    assert [step for step, _ in heard] == [2, 4, 6, 7]
+    assert heard[-1][1] == metrics["AP"]
 
 
 def test_checkpoints_hold_the_averaged_parameters(tmp_path):
