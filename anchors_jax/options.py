@@ -39,7 +39,7 @@ class Options:
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Read flags and the config they name: a file that makes it (.py), or one that was kept (.json).
+    """Read flags and the config they name: a file that makes it (.py) or a kept one (.json).
 
     Raises:
       UsageError: an unknown flag, config key or value, or a config file that cannot be read.
