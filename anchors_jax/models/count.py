@@ -1,5 +1,6 @@
 """Size and cost of a network, from shapes alone: nothing is initialised or run."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import struct
+from jax.extend import core
 
 
 @struct.dataclass(kw_only=True)
@@ -48,6 +50,37 @@ def flops(function: Callable[..., Any], *arguments: Any, compiled: bool = False)
     cost = (lowered.compile() if compiled else lowered).cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
     return float((cost or {}).get("flops", float("nan")))
+
+
+def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
+    """Multiply-adds of the convolutions and matrix products of one call; arguments may be shapes.
+
+    As papers count them: taps that lie in the padding count like any other, and nothing but
+    products does (`flops` leaves out the padding and counts all operations). Bodies of loops count
+    once.
+    """
+    return _products(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _products(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        name, inputs = equation.primitive.name, equation.invars
+        if name == "conv_general_dilated":
+            # Each output takes one product per tap and input channel of its group.
+            kernel, features = (
+                inputs[1].aval.shape,
+                equation.params["dimension_numbers"].rhs_spec[0],
+            )
+            each = math.prod(kernel) // kernel[features]
+        elif name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            each = math.prod(inputs[0].aval.shape[axis] for axis in contracted)
+        else:
+            total += sum(map(_products, core.jaxprs_in_params(equation.params)))
+            continue
+        total += each * math.prod(equation.outvars[0].aval.shape)
+    return total
 
 
 def report(model: nn.Module, canvas: tuple[int, int], *, mask: Any = None) -> Report:
