@@ -57,6 +57,7 @@ def objective(
     quality_weight: float = 1.0,
     box_weight_by_quality: bool = False,
     likelihood: Callable[..., Any] | None = None,
+    signals: Callable[..., dict[str, Array]] | None = None,
 ) -> Objective:
     """A dense objective from its parts.
 
@@ -75,23 +76,41 @@ def objective(
       box_weight_by_quality: weigh each box loss with its quality target.
       likelihood: (predictions, anchors, targets) -> what `assign` wants to know about predictions;
         no gradient passes through it.
+      signals: (anchors, targets, likelihoods) -> what the method itself has to say in the log.
 
     Raises:
-      ValueError: `quality_loss` or `box_weight_by_quality` without `quality_target`; or, when the
-        loss is called, `quality_loss` with predictions that have no quality.
+      ValueError: `quality_loss` or `box_weight_by_quality` without `quality_target`; `signals`
+        without `likelihood`; or, when the loss is called, `quality_loss` with predictions that
+        have no quality.
     """
     if quality_target is None and (quality_loss is not None or box_weight_by_quality):
         raise ValueError("quality_loss and box_weight_by_quality need a quality_target")
-    find = functools.partial(assign_without_gradient, assign=assign, likelihood=likelihood)
+    if signals is not None and likelihood is None:
+        raise ValueError("signals need a likelihood")
     regress = functools.partial(
         positive_box_losses, codec=codec, box_loss=box_loss, on_codes=box_loss_on_codes
     )
     judge = functools.partial(positive_quality, codec=codec, target=quality_target)
 
+    def evidence(
+        predictions: DensePredictions, anchors: Anchors, targets: Targets
+    ) -> tuple[Any, ...]:
+        """What assigner and signals see.
+
+        The gradient stops at the predictions: reverse mode cannot pass the loops of assigners.
+        """
+        if likelihood is None:
+            return anchors, targets
+        return anchors, targets, likelihood(lax.stop_gradient(predictions), anchors, targets)
+
+    def match(predictions: DensePredictions, anchors: Anchors, targets: Targets) -> Assignment:
+        return lax.stop_gradient(assign(*evidence(predictions, anchors, targets)))
+
     def loss(
         predictions: DensePredictions, anchors: Anchors, targets: Targets
     ) -> tuple[Terms, dict[str, Array]]:
-        assignment = find(predictions, anchors, targets)
+        seen = evidence(predictions, anchors, targets)
+        assignment = lax.stop_gradient(assign(*seen))
         positive, matched = assignment.positive, matched_boxes(assignment, anchors, targets)
         count = jnp.maximum(jnp.sum(positive, dtype=jnp.float32), count_floor)
         class_total = class_sum(predictions, anchors, targets, assignment, class_loss=class_loss)
@@ -106,27 +125,12 @@ def objective(
             if box_weight_by_quality:
                 box_losses, box_count = quality * box_losses, jnp.sum(quality)
         terms["box"] = Term(total=box_weight * jnp.sum(box_losses), count=box_count)
-        return terms, assignment_statistics(assignment, targets)
+        statistics = assignment_statistics(assignment, targets)
+        if signals is not None:
+            statistics |= signals(*seen)
+        return terms, statistics
 
-    return Objective(loss=loss, decode=functools.partial(decode, codec=codec), match=find)
-
-
-def assign_without_gradient(
-    predictions: DensePredictions,
-    anchors: Anchors,
-    targets: Targets,
-    *,
-    assign: Callable[..., Assignment],
-    likelihood: Callable[..., Any] | None = None,
-) -> Assignment:
-    """The assignment, with the likelihoods of the predictions for an assigner that wants them.
-
-    The gradient stops at the predictions already: reverse mode cannot pass the loops of assigners.
-    """
-    if likelihood is None:
-        return lax.stop_gradient(assign(anchors, targets))
-    likelihoods = likelihood(lax.stop_gradient(predictions), anchors, targets)
-    return lax.stop_gradient(assign(anchors, targets, likelihoods))
+    return Objective(loss=loss, decode=functools.partial(decode, codec=codec), match=match)
 
 
 def class_labels(assignment: Assignment, targets: Targets, *, num_classes: int) -> Int[Array, "A"]:

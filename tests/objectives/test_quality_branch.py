@@ -144,6 +144,8 @@ def test_what_is_missing_is_named():
         objective_of(quality_target=None)
     with pytest.raises(ValueError, match="needs a head with a quality output"):
         losses_of(objective_of(), predictions_of().replace(quality=None))
+    with pytest.raises(ValueError, match="signals need a likelihood"):
+        objective_of(signals=dict)
 
 
 def test_assigners_may_see_likelihoods_but_pass_no_gradient():
@@ -156,12 +158,17 @@ def test_assigners_may_see_likelihoods_but_pass_no_gradient():
         found = max_iou.assign(anchors.replace(boxes=decoded), targets)
         return found.replace(positive=found.positive & (decoded.sum() != 0))
 
-    objective = objective_of(assign=by_predictions, likelihood=likelihood)
+    def signals(anchors, targets, decoded):
+        del anchors, targets
+        return {"seen": decoded.sum()}
+
+    objective = objective_of(assign=by_predictions, likelihood=likelihood, signals=signals)
     predictions = predictions_of()
     decoded = likelihood(predictions, ANCHORS, SCENE)
     want = jax.jit(max_iou.assign)(ANCHORS.replace(boxes=decoded), SCENE)
     _, statistics = losses_of(objective, predictions)
     assert statistics["positives"] == want.positive.sum() > 0
+    assert statistics["seen"] == pytest.approx(float(decoded.sum()), rel=1e-5)
     assert not slope_of(objective, "class").any()
 
 
