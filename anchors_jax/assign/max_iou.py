@@ -32,7 +32,7 @@ def assign(
     match_low_quality: bool = True,
     low_quality_owner: Literal["claiming", "own"] = "claiming",
     assign_all_ties: bool = True,
-    ignore_iof: float = 0.5,
+    ignore_iof: float | None = 0.5,
     tie_tolerance: float = 1e-5,
     claim_without_overlap: bool = False,
 ) -> Assignment:
@@ -51,7 +51,7 @@ def assign(
             (MMDetection). "own": to the object it overlaps most (torchvision, Detectron).
         assign_all_ties: claim all best anchors; False: the first one only (SSD).
         ignore_iof: anchors with more than this share of their area inside a crowd region are
-            ignored before anything else.
+            ignored before anything else; None: crowd regions say nothing (SSD).
         tie_tolerance: IoUs within this share of the largest count as equal to it. Anchor corners
             near 1000 px carry 6e-5 px of rounding, about 1e-5 of the IoU of the smallest anchors.
         claim_without_overlap: let an object that meets no anchor claim all anchors it does not

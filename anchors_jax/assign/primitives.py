@@ -60,9 +60,11 @@ def fold(
 
 
 def in_crowd(
-    boxes: Float[Array, "A 4"], targets: Targets, *, ignore_iof: float, block: int = 4
+    boxes: Float[Array, "A 4"], targets: Targets, *, ignore_iof: float | None, block: int = 4
 ) -> Bool[Array, "A"]:
-    """Boxes with more than `ignore_iof` of their own area inside one crowd region."""
+    """Boxes with more than `ignore_iof` of their own area inside one crowd region; None: none."""
+    if ignore_iof is None:
+        return jnp.zeros(boxes.shape[0], bool)
 
     def body(found: Array, crowds: Array, slots: Int[Array, "b"], used: Array) -> Array:
         del slots
