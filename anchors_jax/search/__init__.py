@@ -1,0 +1,1 @@
+"""Anchors as data: which shapes cover a data set, which of a trained detector are needed."""
