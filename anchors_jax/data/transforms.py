@@ -224,7 +224,7 @@ def _horizontal_flip(example: Example, rng: np.random.Generator, *, p: float) ->
     width = np.float32(example.size[1])
     x0, y0, x1, y1 = example.boxes.T
     boxes = np.stack([width - x1, y0, width - x0, y1], 1)
-    return example.replace(image=np.ascontiguousarray(example.image[:, ::-1]), boxes=boxes)
+    return example.replace(image=cv2.flip(example.image, 1), boxes=boxes)
 
 
 def _drop_small(example: Example, rng: np.random.Generator, *, min_size: float) -> Example:
