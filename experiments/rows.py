@@ -103,6 +103,8 @@ class Table:
       rows: the rows, in the paper's order.
       overrides: scale -> overrides of every row at that scale, under the row's own. At bench scale
         they choose drawings on which the question can be decided (`experiments.protocol`).
+      expect: (better row, worse row) pairs: the orders in AP that the claim implies. The report
+        says of each whether our runs reproduce it, contradict it or leave it open.
     """
 
     key: str
@@ -112,6 +114,7 @@ class Table:
     baseline: str
     rows: tuple[Row, ...]
     overrides: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    expect: tuple[tuple[str, str], ...] = ()
 
     def row(self, key: str) -> Row:
         """The row with this key; RowError names the nearest."""
@@ -188,6 +191,10 @@ def _check(paper: Paper) -> None:
         where = f"{paper.key}, table {table.key}"
         _unique([row.key for row in table.rows], f"{where}: row")
         table.row(table.baseline)
+        for pair in table.expect:
+            better, worse = (table.row(key) for key in pair)
+            if better is worse:
+                raise RowError(f"{where}: {better.key} cannot be better than itself")
         for scale in table.overrides:
             if scale not in SCALES:
                 raise RowError(f"{where}: no scale {scale!r}{nearest(scale, SCALES)}")
