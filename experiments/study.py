@@ -1,0 +1,95 @@
+"""An Optuna study in a data base: SQLite in a file, or PostgreSQL for many machines."""
+
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+
+from experiments import worker
+from experiments.worker import StudyError
+
+
+def _tpe(*, seed: int | None, trials: int) -> optuna.samplers.BaseSampler:
+    startup = min(10, max(1, trials // 3))
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
+
+
+def _nsga2(*, seed: int | None, trials: int) -> optuna.samplers.BaseSampler:
+    population = max(4, min(50, trials // 4))
+    return optuna.samplers.NSGAIISampler(seed=seed, population_size=population)
+
+
+def _random(*, seed: int | None, trials: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+# A grid proposes its points itself (`Worker`).
+SAMPLERS = {"tpe": _tpe, "random": _random, "grid": _random, "nsga2": _nsga2}
+PRUNERS = {"median": optuna.pruners.MedianPruner, "none": optuna.pruners.NopPruner}
+
+
+def open_study(
+    url: str,
+    name: str,
+    *,
+    directions: tuple[str, ...],
+    record: Mapping[str, Any],
+    sampler: str = "tpe",
+    pruner: str = "none",
+    trials: int = 20,
+    heartbeat: int = 10,
+    seed: int | None = None,
+) -> optuna.Study:
+    """The study `name` in the data base at `url`, made if it does not exist.
+
+    Args:
+      url: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE.
+      directions: "maximize" or "minimize" for each objective.
+      record: what the study is about, as JSON; one that exists must be about the same.
+      trials: how many are planned (TPE looks around at random for the first third, at most 10).
+      heartbeat: seconds between signs of life; three times as long without one is death.
+      seed: of the sampler; None draws one. Workers of one study need different ones.
+
+    Raises:
+      StudyError: no such data base, or the study is about something else.
+    """
+    warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats, retries
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    try:
+        storage = optuna.storages.RDBStorage(
+            url,
+            engine_kwargs={"pool_pre_ping": True, **options},
+            heartbeat_interval=heartbeat,
+            grace_period=3 * heartbeat,
+            heartbeat_stale_trial_callback=worker.again,
+        )
+        study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=directions,
+            load_if_exists=True,
+            pruner=PRUNERS[pruner](),
+        )
+        # A study that is continued goes on elsewhere in the random numbers.
+        seed = None if seed is None else seed + len(study.get_trials(deepcopy=False))
+        study.sampler = SAMPLERS[sampler](seed=seed, trials=trials)
+    except ImportError as error:
+        raise StudyError(f"--storage={_without_password(url)} needs a driver: {error}") from error
+    except Exception as error:  # each data base has errors of its own
+        reason = str(error).strip().split("\n")[0]
+        raise StudyError(f"--storage={_without_password(url)} cannot be used: {reason}") from error
+    for key, value in record.items():
+        before = study.user_attrs.get(key)
+        if before is None:
+            study.set_user_attr(key, value)
+        elif before != value:
+            raise StudyError(f"study {name!r} is about another {key}; choose another --study")
+    return study
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)

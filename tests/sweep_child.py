@@ -1,0 +1,40 @@
+"""A worker whose trials only take time: python sweep_child.py URL LOG TRIALS SECONDS SPACE."""
+
+import os
+import sys
+import time
+
+from experiments import space, study, worker
+
+HEARTBEAT = 1
+
+
+def main(url, log, trials, seconds, words):
+    """Work on the study "s"; every trial leaves a line at its begin and at its end."""
+
+    def note(*what):
+        with open(log, "a") as stream:  # short appends of several processes do not mix
+            stream.write(" ".join(map(str, (os.getpid(), *what))) + "\n")
+
+    def objective(params, report):
+        key = worker.identity(params).replace(" ", "")
+        note("begin", key)
+        time.sleep(float(seconds))
+        note("end", key)
+        return (-sum((float(value) - 0.3) ** 2 for value in params.values()),)
+
+    opened = study.open_study(
+        url,
+        "s",
+        directions=("maximize",),
+        record={},
+        sampler="random",
+        trials=int(trials),
+        heartbeat=HEARTBEAT,
+    )
+    ranges = space.parse(words)
+    worker.Worker(opened, ranges, objective, trials=int(trials), heartbeat=HEARTBEAT).work()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
