@@ -26,6 +26,7 @@ BENCHMARKS = {
     "paa": "dense:paa",
     "semi_anchored": "dense:semi_anchored",
     "semi_anchored_network": "dense:semi_anchored_network",
+    "deform": "deform:deform",
     "suppression": "dense:suppression",
     "loading": "pipeline:loading",
     "training": "pipeline:training",

@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "anchors_jax"
 LAYERS = [
     {"types", "spec", "files"},
     {"boxes"},
-    {"codecs", "anchors", "losses", "nms", "roi", "images"},
+    {"codecs", "anchors", "losses", "nms", "roi", "images", "deform"},
     {"likelihoods", "mixture", "bags", "quality"},
     {"assign"},
     {"objectives"},
@@ -24,7 +24,7 @@ LAYERS = [
     {"commands", "options", "compare"},
     {"__main__"},
 ]
-ONLY = {"models": {"types", "models"}, "data": {"files", "data"}}
+ONLY = {"models": {"types", "deform", "models"}, "data": {"files", "data"}}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
