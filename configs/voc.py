@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from anchors_jax.data import voc
 from anchors_jax.spec import make
-from configs import atss, common, fcos, freeanchor, paa, retinanet, semi_anchored
+from configs import atss, common, fcos, freeanchor, paa, retinanet, semi_anchored, ssd
 
 # What builds each method's detector, and that config's own suffix.
 METHODS = {
@@ -23,6 +23,7 @@ METHODS = {
     "paa": (paa, ""),
     "freeanchor": (freeanchor, ""),
     "semi_anchored": (semi_anchored, ""),
+    "ssd": (ssd, ""),
 }
 VARIANTS = {
     f"{scale}_{name}": (scale, name) for scale in ("bench", "smoke") for name in METHODS
@@ -36,6 +37,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config = file.get_config(scale + suffix)
     config.name = "voc" if method == "retinanet" else f"voc_{method}"
     config.num_classes = 20
+    if file is ssd:
+        ssd.for_photographs(config, side=280)
     config.data = common.data_block(
         train=ConfigDict(),
         evaluation=ConfigDict(),

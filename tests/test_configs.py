@@ -23,6 +23,7 @@ VARIANTS = {
     "voc": tuple(voc.VARIANTS),
     "freeanchor": ("paper", "official", "bench", "smoke"),
     "coco": ("paper", "coco128", "overfit16", "smoke"),
+    "ssd": ("paper", "paper512", "voc300", "voc512", "bench", "smoke"),
     "fcos": ("paper", "bench", "smoke", "improved", "bench_improved", "smoke_improved"),
 }
 ALL = [

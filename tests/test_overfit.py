@@ -8,7 +8,7 @@ import pytest
 from anchors_jax.__main__ import main
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-METHODS = ("retinanet", "fcos", "atss", "paa", "freeanchor", "semi_anchored")
+METHODS = ("retinanet", "fcos", "atss", "paa", "freeanchor", "semi_anchored", "ssd")
 
 
 def train(workdir, config, *overrides):

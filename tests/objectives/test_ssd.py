@@ -1,0 +1,325 @@
+"""SSD's loss and decoding: reference values of both published rules, mining, bounds, detections."""
+
+import functools
+
+import heads
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_cases import cases
+
+from anchors_jax import anchors as make
+from anchors_jax import codecs, losses, nms
+from anchors_jax.assign import bipartite, max_iou
+from anchors_jax.objectives import dense, ssd
+from anchors_jax.types import Anchors, Candidates, DensePredictions, Targets
+
+CODEC = codecs.deltas(stds=(0.1, 0.1, 0.2, 0.2))
+# prefix of the arrays: how objects and anchors are matched, what an image adds to the divisor
+RULES = {"": ("argmax", 1.0), "bipartite_": ("bipartite", 0.0)}
+
+
+def assigner(rule, params):
+    if rule == "bipartite":
+        return functools.partial(bipartite.assign, positive_iou=params["pos_iou_thr"])
+    return functools.partial(
+        max_iou.assign,
+        positive_iou=params["pos_iou_thr"],
+        negative_iou=params["pos_iou_thr"],
+        assign_all_ties=False,
+    )
+
+
+def reference(params, prefix=""):
+    rule, count_floor = RULES[prefix]
+    return ssd.objective(
+        assign=assigner(rule, params),
+        codec=codecs.deltas(stds=tuple(params["stds"])),
+        box_loss=functools.partial(losses.smooth_l1, beta=params["smooth_l1_beta"]),
+        negatives_per_positive=params["neg_pos_ratio"],
+        count_floor=count_floor,
+    )
+
+
+def all_anchors(case):
+    """SSD's references use every anchor."""
+    anchors = heads.anchors_of(case)
+    return anchors.replace(valid=jnp.ones_like(anchors.valid))
+
+
+@cases("ssd_loss")
+def test_the_anchors_are_those_of_the_reference(case):
+    params = case.params
+    shapes = make.ssd(
+        min_sizes=params["min_sizes"], max_sizes=params["max_sizes"], ratios=params["ratios"]
+    )
+    maps = [tuple(int(n) for n in row[:2]) for row in case.arrays["level_sizes"]]
+    anchors = make.grid(shapes, maps=maps, strides=params["strides"])
+    np.testing.assert_allclose(anchors.boxes, case.arrays["anchors"], rtol=1e-5, atol=1e-4)
+    assert [list(row) for row in anchors.level_sizes] == case.arrays["level_sizes"].tolist()
+
+
+@pytest.mark.parametrize("prefix", RULES)
+@cases("ssd_loss")
+def test_losses_and_gradients_agree_with_the_reference(case, prefix):
+    objective, arrays = reference(case.params, prefix), case.arrays
+    anchors, targets = all_anchors(case), heads.targets_of(case)
+
+    def total(predictions):
+        terms, _ = heads.over_images(objective.loss, predictions, anchors, targets)
+        values = {n: t.total.sum() / jnp.maximum(t.count.sum(), 1.0) for n, t in terms.items()}
+        return sum(values.values()), (values, terms)
+
+    predictions = heads.predictions_of(case)
+    gradients, (values, terms) = jax.jit(jax.grad(total, has_aux=True))(predictions)
+    if not prefix:
+        np.testing.assert_array_equal(terms["class"].count.sum(), arrays["avg_factor"])
+        count = arrays["avg_factor"]
+        for name, parts in (("class", "loss_cls_parts_f64"), ("box", "loss_bbox_parts_f64")):
+            got = terms[name].total / count  # one part per image
+            np.testing.assert_allclose(got, arrays[parts], rtol=1e-5, atol=1e-6)
+    for name, key in (("class", "loss_cls"), ("box", "loss_bbox")):
+        suffix = "" if prefix else "_f64"
+        want = arrays[f"{prefix}{key}{suffix}"]
+        np.testing.assert_allclose(values[name], want, rtol=1e-5, atol=1e-6)
+    for got, name in ((gradients.logits, "grad_cls"), (gradients.codes, "grad_box")):
+        want = heads.flat(case, f"{prefix}{name}")
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=5e-5 * np.abs(want).max() + 1e-12)
+
+
+@pytest.mark.parametrize("prefix", RULES)
+@cases("ssd_loss")
+def test_matches_and_hard_negatives_agree_with_the_reference(case, prefix):
+    params, arrays = case.params, case.arrays
+    objective, anchors, targets = reference(params, prefix), all_anchors(case), None
+    targets, predictions = heads.targets_of(case), heads.predictions_of(case)
+    num_classes = params["num_classes"]
+
+    def one(prediction, anchors, target):
+        found = objective.match(prediction, anchors, target)
+        labels = dense.class_labels(found, target, num_classes=num_classes)
+        hard = ssd.hardest(
+            losses.cross_entropy(prediction.logits, labels),
+            ~found.positive,
+            params["neg_pos_ratio"] * found.positive.sum(dtype=jnp.int32),
+        )
+        codes = codecs.deltas(stds=tuple(params["stds"])).encode(
+            dense.matched_boxes(found, anchors, target), anchors.boxes
+        )
+        return found, labels, hard, codes
+
+    found, labels, hard, codes = jax.jit(
+        lambda *inputs: heads.over_images(one, inputs[0], anchors, inputs[1])
+    )(predictions, targets)
+    gt = np.where(found.positive, found.gt, -1)
+    assert not np.asarray(found.ignored).any()
+    np.testing.assert_array_equal(gt, arrays[f"{prefix}assigned_gt"])
+    np.testing.assert_array_equal(hard, arrays[f"{prefix}hard_negatives"])
+    if not prefix:
+        np.testing.assert_array_equal(labels, arrays["labels"])
+        np.testing.assert_allclose(codes, arrays["box_targets"], rtol=1e-5, atol=2e-4)
+
+
+@cases("ssd_predict")
+def test_detections_agree_with_the_reference(case):
+    params, arrays = case.params, case.arrays
+    candidates = heads.over_images(
+        reference(params).decode,
+        heads.predictions_of(case),
+        all_anchors(case),
+        jnp.asarray(arrays["image_hw"]),
+    )
+    heads.check_detections(jax.vmap(heads.detect_as(params))(candidates), arrays)
+
+
+def scene(anchor_boxes, objects, *, labels=None, slots=3, num_classes=2):
+    """Anchors, indifferent predictions and targets of one image."""
+    count = len(anchor_boxes)
+    anchors = Anchors(
+        boxes=jnp.asarray(anchor_boxes, jnp.float32),
+        cell=jnp.arange(count),
+        shape=jnp.zeros(count, jnp.int32),
+        valid=jnp.ones(count, bool),
+        level_sizes=((1, count, 1),),
+        strides=((8, 8),),
+    )
+    predictions = DensePredictions(
+        logits=jnp.zeros((count, num_classes + 1)), codes=jnp.zeros((count, 4)), maps=((1, count),)
+    )
+    boxes = np.full((slots, 4), np.nan, np.float32)
+    boxes[: len(objects)] = np.reshape(objects, (-1, 4))
+    targets = Targets(
+        boxes=jnp.asarray(boxes),
+        labels=jnp.asarray(np.resize(labels or [0], slots), jnp.int32),
+        valid=jnp.arange(slots) < len(objects),
+        crowd=jnp.zeros(slots, bool),
+    )
+    return predictions, anchors, targets
+
+
+OBJECTIVE = ssd.objective(assign=bipartite.assign, codec=CODEC)
+FAR = [[100 + 20 * i, 0, 110 + 20 * i, 10] for i in range(4)]
+VARIED = [[0, 0, 10, 20], *FAR]
+
+
+def test_codes_of_the_worked_example():
+    anchor, box = jnp.float32([[0, 0, 10, 20]]), jnp.float32([[1, 2, 13, 22]])
+    codes = CODEC.encode(box, anchor)
+    np.testing.assert_allclose(codes, [[2, 1, 0.911608, 0]], atol=1e-5)
+    np.testing.assert_allclose(CODEC.decode(codes, anchor), box, atol=1e-5)
+
+
+def test_a_box_beyond_the_image_is_clipped():
+    predictions, anchors, _ = scene([[0, 0, 10, 20]], [])
+    predictions = predictions.replace(codes=jnp.float32([[0, 0, 100, 0]]))
+    found = OBJECTIVE.decode(predictions, anchors, jnp.asarray([300, 300]))
+    np.testing.assert_allclose(found.boxes, [[0, 0, 300, 20]], atol=1e-4)
+    np.testing.assert_allclose(found.scores, 1 / 3, rtol=1e-6)
+    assert found.scores.shape == (1, 2)  # background is no class
+
+
+def test_the_loss_of_the_worked_example():
+    """One positive and three of four negatives at zero logits: 4 ln 3; four codes at zero."""
+    terms, statistics = OBJECTIVE.loss(*scene(VARIED, [[1, 2, 13, 22]]))
+    np.testing.assert_allclose(terms["class"].total, 4 * np.log(3), rtol=1e-6)
+    np.testing.assert_allclose(terms["box"].total, 2.415514, rtol=1e-6)
+    assert terms["class"].count == terms["box"].count == 1
+    assert statistics["hard_negatives"] == 3
+
+
+def test_fewer_negatives_than_wanted_are_all_taken():
+    terms, statistics = OBJECTIVE.loss(*scene(VARIED, [[1, 2, 13, 22], [100, 0, 110, 11]]))
+    assert statistics["positives"] == 2
+    assert statistics["hard_negatives"] == 3
+    np.testing.assert_allclose(terms["class"].total, 5 * np.log(3), rtol=1e-6)
+
+
+def test_an_image_without_objects_teaches_nothing():
+    predictions, anchors, targets = scene(VARIED, [])
+
+    def loss(predictions):
+        terms, _ = OBJECTIVE.loss(predictions, anchors, targets)
+        assert set(terms) == {"class", "box"}
+        return terms["class"].total + terms["box"].total, terms["class"].count
+
+    (value, count), gradient = jax.value_and_grad(loss, has_aux=True)(predictions)
+    assert value == 0
+    assert count == 0
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
+    floored = ssd.objective(assign=bipartite.assign, codec=CODEC, count_floor=1.0)
+    assert floored.loss(predictions, anchors, targets)[0]["class"].count == 1
+
+
+def test_only_the_hardest_negatives_of_the_image_are_trained():
+    predictions, anchors, targets = scene(VARIED, [[1, 2, 13, 22]])
+    # The third negative is sure that it is background.
+    predictions = predictions.replace(logits=predictions.logits.at[3, 2].set(9.0))
+
+    def loss(logits):
+        return OBJECTIVE.loss(predictions.replace(logits=logits), anchors, targets)[0][
+            "class"
+        ].total
+
+    moved = np.abs(jax.grad(loss)(predictions.logits)).sum(axis=1) > 0
+    np.testing.assert_array_equal(moved, [True, True, True, False, True])
+
+
+def test_a_rich_image_does_not_lend_its_negatives():
+    rich = scene(VARIED, [[1, 2, 13, 22]])
+    poor = scene(VARIED, [])
+    stacked = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), (rich[0], rich[2]), (poor[0], poor[2])
+    )
+    _, statistics = jax.vmap(OBJECTIVE.loss, in_axes=(0, None, 0))(stacked[0], rich[1], stacked[1])
+    np.testing.assert_array_equal(statistics["hard_negatives"], [3, 0])
+
+
+class TestHardest:
+    choose = staticmethod(jax.jit(ssd.hardest))
+
+    @pytest.mark.parametrize("count", [0, 1, 7, 60, 200])
+    def test_equals_a_stable_ranking(self, count):
+        random = np.random.default_rng(count)
+        values = random.exponential(1.0, 200).astype(np.float32)
+        values[::3] = np.float32(1.25)  # ties
+        values[::17] = 0.0
+        candidates = random.uniform(size=200) < 0.6
+        ranked = np.argsort(-np.where(candidates, values, -1), kind="stable")
+        want = np.zeros(200, bool)
+        want[ranked[:count]] = True
+        np.testing.assert_array_equal(self.choose(values, candidates, count), want & candidates)
+
+    def test_extreme_values(self):
+        values = jnp.float32([0.0, 3e38, 1e-42, np.inf, -1e-7])
+        every = jnp.ones(5, bool)
+        np.testing.assert_array_equal(
+            self.choose(values, every, 2), [False, True, False, True, False]
+        )
+        assert self.choose(values, every, 9).all()
+
+
+def test_heads_that_do_not_fit_the_grid_are_named():
+    predictions, anchors, targets = scene(VARIED, [])
+    short = predictions.replace(logits=predictions.logits[1:], codes=predictions.codes[1:])
+    with pytest.raises(
+        ValueError, match=r"head has 4 anchors and the grid 5.*shapes_per_cell = \(1,"
+    ):
+        OBJECTIVE.loss(short, anchors, targets)
+
+
+DETECT = jax.jit(
+    functools.partial(
+        nms.detect, score_threshold=0.02, top_k=1000, iou_threshold=0.45, max_detections=200
+    )
+)
+
+
+def candidates_of(boxes, scores, levels=None):
+    count = len(boxes)
+    return Candidates(
+        boxes=jnp.asarray(boxes, jnp.float32),
+        scores=jnp.asarray(scores, jnp.float32),
+        shape=jnp.zeros(count, jnp.int32),
+        level_counts=levels or (count,),
+    )
+
+
+def test_detections_obey_both_thresholds_exactly():
+    # IoU with the first box: 0.45 exactly, 0.4501, and of another class 1.
+    boxes = [[0, 0, 100, 100], [0, 0, 45, 100], [0, 0, 45.01, 100], [0, 0, 100, 100], [0, 0, 9, 9]]
+    scores = [[0.9, 0], [0.8, 0], [0.7, 0], [0, 0.5], [np.float32(0.02), 0]]
+    found = DETECT(candidates_of(boxes, scores))
+    np.testing.assert_allclose(found.scores[:4], [0.9, 0.8, 0.5, 0.0])
+    assert found.boxes.shape == (200, 4)
+    np.testing.assert_array_equal(found.valid.sum(), 3)
+
+
+def test_levels_without_anchors_detect_nothing():
+    random = np.random.default_rng(0)
+    low = random.uniform(0, 80, (12, 2))
+    boxes, scores = np.concatenate([low, low + 10], 1), random.uniform(0.1, 1, (12, 3))
+    whole = nms.detect(candidates_of(boxes, scores, (5, 7)))
+    split = nms.detect(candidates_of(boxes, scores, (0, 5, 0, 7, 0)))
+    jax.tree.map(np.testing.assert_array_equal, split, whole)
+
+
+def test_a_pruned_level_is_as_if_its_anchors_were_not_there():
+    shapes = ([(12, 12), (20, 10)], [], [(40, 40)])
+    maps, strides = ((4, 4), (2, 2), (1, 1)), (8, 16, 32)
+    anchors = make.grid(make.explicit(sizes=shapes), maps=maps, strides=strides)
+    fewer = make.grid(make.explicit(sizes=shapes[::2]), maps=maps[::2], strides=strides[::2])
+    np.testing.assert_array_equal(anchors.boxes, fewer.boxes)
+    assert anchors.level_counts == (32, 0, 1)
+    _, _, targets = scene(VARIED, [[1, 2, 13, 22], [4, 4, 30, 30]])
+    random = np.random.default_rng(1)
+    count = len(anchors.boxes)
+    predictions = DensePredictions(
+        logits=jnp.asarray(random.normal(size=(count, 3)), jnp.float32),
+        codes=jnp.asarray(random.normal(size=(count, 4)), jnp.float32),
+        maps=maps,
+    )
+    want = OBJECTIVE.loss(predictions.replace(maps=maps[::2]), fewer, targets)
+    got = OBJECTIVE.loss(predictions, anchors, targets)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    np.testing.assert_array_equal(make.inside(anchors, jnp.asarray([20, 32])).sum(), 32 + 1)
