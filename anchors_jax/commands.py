@@ -91,7 +91,8 @@ def train_command(
         metrics, threshold = evaluate.metrics, options.score_threshold
         results.write(workdir, metrics, held_out, evaluate.table, score_threshold=threshold)
         results.training_curve(workdir)
-        if begin < plan.total_steps:  # a run that had ended keeps the result of its training
+        # A run that had ended keeps the result of its training, unless it was killed before that.
+        if begin < plan.total_steps or not (workdir / results.RESULT).exists():
             results.write_result(
                 workdir,
                 metrics,
