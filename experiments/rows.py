@@ -172,9 +172,11 @@ def ap(*values: float, source: str, verified: bool = True, **others: float) -> P
     return Published(metrics=metrics, source=source, verified=verified)
 
 
-def result_file(paper: str, table: str, row: str, *, scale: str, seed: int) -> pathlib.Path:
-    """Where the result of a row stands."""
-    return FOLDER / paper / "results" / table / f"{row}_{scale}_seed{seed}.json"
+def result_file(
+    paper: str, table: str, row: str, *, scale: str, seed: int, folder: pathlib.Path = FOLDER
+) -> pathlib.Path:
+    """Where the result of a row stands; `folder` stands for experiments/."""
+    return folder / paper / "results" / table / f"{row}_{scale}_seed{seed}.json"
 
 
 def _find(items: tuple[Any, ...], key: str, what: str) -> Any:

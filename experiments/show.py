@@ -1,0 +1,149 @@
+"""What a plan would do, row by row: --dry-run of `experiments.run`."""
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+
+from ml_collections import ConfigDict
+
+from anchors_jax import results, spec
+from anchors_jax.models import count
+from experiments import launch, plan, resolve, rows
+
+CHANGES = 8  # keys shown of the difference to the baseline
+
+
+def table_lines(
+    paper: str, table: rows.Table, runs: Sequence[plan.Run], *, extra: Sequence[str] = ()
+) -> Iterator[str]:
+    """What is known of a table and of those of its rows that are among the cells of `runs`."""
+    yield f"{paper}, table {table.key}: {table.title}"
+    yield f"  claim    {table.claim}"
+    yield f"  setting  {table.setting}"
+    of_row: dict[str, list[tuple[plan.Run, plan.Cell]]] = {}
+    for run in runs:
+        for cell in run.cells:
+            if (cell.paper, cell.table.key) == (paper, table.key):
+                of_row.setdefault(cell.row.key, []).append((run, cell))
+    for row in table.rows:
+        if row.key in of_row:
+            yield ""
+            yield from row_lines(table, row, of_row[row.key], extra=extra)
+    yield ""
+
+
+def row_lines(
+    table: rows.Table,
+    row: rows.Row,
+    cells: Sequence[tuple[plan.Run, plan.Cell]],
+    *,
+    extra: Sequence[str] = (),
+) -> Iterator[str]:
+    """Label, published number, difference to the baseline, data, cost, state and commands."""
+    run, cell = cells[0]
+    config = cell.config()
+    yield f"  {row.key}: {row.label}{_published(row)}"
+    yield f"    config   {row.config}:{row.word(cell.scale)}"
+    yield from _differences(table, row, cell, config)
+    yield f"    data     {data_line(config)}"
+    yield f"    cost     {cost_line(row, config)}"
+    yield f"    exists   {', '.join(_state(*pair) for pair in cells)}"
+    if row.reuse is None and run.name != cell.name:
+        yield f"    shared   with {run.name}, which has the same config"
+    reuses = row.reuse is not None
+    words = launch.eval_words(cell, run, extra) if reuses else launch.train_words(run, extra)
+    command = " ".join(words)
+    yield f"    one host {command}"
+    if not reuses:
+        yield (
+            "    N hosts  JAX_COORDINATOR_ADDRESS=HOST0:1234 JAX_NUM_PROCESSES=N JAX_PROCESS_ID=i "
+            f"{command}"
+        )
+
+
+def _published(row: rows.Row) -> str:
+    if row.published is None:
+        return ""
+    number = ", ".join(f"{name} {value:g}" for name, value in row.published.metrics.items())
+    doubt = "" if row.published.verified else ", not verified"
+    return f"   [published: {number} ({row.published.source}{doubt})]"
+
+
+def _differences(
+    table: rows.Table, row: rows.Row, cell: plan.Cell, config: ConfigDict
+) -> Iterator[str]:
+    baseline = table.row(table.baseline)
+    if row.key == baseline.key:
+        yield "    differs  this is the baseline"
+        return
+    if not baseline.available or baseline.word(cell.scale) is None:
+        yield f"    differs  the baseline {baseline.key} cannot be run at {cell.scale} scale"
+        return
+    base = spec.plain(resolve.config_of(table, baseline, cell.scale))
+    found = resolve.changes(base, spec.plain(config))
+    shown = [key for key in found if key.split(".")[-1] not in resolve.NAMES]
+    if not shown:
+        yield "    differs  in nothing from the baseline"
+    for key in shown[:CHANGES]:
+        before, after = (_short(value) for value in found[key])
+        yield f"    differs  {key}: {before} -> {after}"
+    if len(shown) > CHANGES:
+        yield f"    differs  and in {len(shown) - CHANGES} more keys"
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    text = text.rpartition("anchors_jax.")[2] if text.startswith("anchors_jax.") else text
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def data_line(config: ConfigDict) -> str:
+    """What a row is trained on, and whether it is there."""
+    data = config.data.train
+    reader = data.make.partition(":")[2]
+    if reader == "shapes":
+        return (
+            f"shapes, {data.num_train} + {data.num_validation} drawings of {data.image_size} px, "
+            "drawn on first use"
+        )
+    paths = [str(data[key]) for key in results.PATHS if data.get(key)]
+    there = "there" if all(os.path.exists(path) for path in paths) else "missing"
+    return f"{reader} {', '.join(paths)} ({there})"
+
+
+def cost_line(row: rows.Row, config: ConfigDict) -> str:
+    """Steps and floating-point operations; a backward pass counts as two forward ones."""
+    canvas = tuple(spec.build(config.data.canvases)[0])
+    forward = forward_flops(json.dumps(spec.plain(config.detector.model)), canvas)
+    one = f"{forward / 1e9:.1f} GFLOPs per image of {canvas[0]}x{canvas[1]}"
+    if row.reuse is not None:
+        return f"evaluation only, {one}"
+    steps, batch = plan.steps(config), config.data.batch_size
+    if steps is None:
+        return f"{one}; the steps depend on data that is not there"
+    total = 3 * forward * steps * batch
+    return f"{steps} steps of {batch}, {one}, about {total / 1e15:.3g} PFLOPs in all"
+
+
+@functools.cache
+def forward_flops(model: str, canvas: tuple[int, int]) -> float:
+    """Operations of one forward pass of a network, recorded as JSON, on one image."""
+    return count.report(spec.build(json.loads(model)), canvas).flops
+
+
+def _state(run: plan.Run, cell: plan.Cell) -> str:
+    found = plan.state(cell)
+    if found != "missing":
+        return f"seed {cell.seed} {found}"
+    if plan.is_trained(run.workdir):
+        return f"seed {cell.seed} trained, no result yet"
+    reached = _checkpoint(run.workdir)
+    return f"seed {cell.seed} " + (f"interrupted after step {reached}" if reached else "missing")
+
+
+def _checkpoint(workdir: pathlib.Path) -> int:
+    """The last whole checkpoint of a run."""
+    found = [int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()]
+    return max(found, default=0)
