@@ -24,6 +24,7 @@ BENCHMARKS = {
     "fcos": "dense:fcos",
     "freeanchor": "dense:freeanchor",
     "paa": "dense:paa",
+    "ssd": "ssd:ssd",
     "semi_anchored": "dense:semi_anchored",
     "semi_anchored_network": "dense:semi_anchored_network",
     "deform": "deform:deform",
