@@ -23,5 +23,6 @@ SCALES = drawn(min_size=8.0, max_size=0.9, max_aspect=1.25)
 ASPECTS = drawn(min_size=24.0, max_size=0.4, max_aspect=5.0)
 # Both at once: what several anchors per location are for.
 VARIED = drawn(min_size=10.0, max_size=0.8, max_aspect=4.0)
-# Whose is a place where boxes overlap? Five to twelve objects, most of them beside another.
-CROWDED = drawn(objects=(5, 12), min_size=14.0, max_size=0.5, crowding=0.8, occlusion=0.7)
+# Whose is a place where boxes overlap? Four to ten objects, most of them beside another: a third of
+# an object's box lies in that of another one.
+CROWDED = drawn(objects=(4, 10), min_size=16.0, max_size=0.5, crowding=0.8, occlusion=0.6)

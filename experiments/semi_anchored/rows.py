@@ -1,5 +1,7 @@
 """Tables of "Semi-Anchored Detector for One-Stage Object Detection" (Chen, Qian, Li)."""
 
+from typing import Any
+
 from anchors_jax.data import transforms
 from anchors_jax.spec import make
 from configs.semi_anchored import RATIOS
@@ -293,8 +295,8 @@ BACKBONES = Table(
 )
 
 
-def _ssd(key: str, label: str, *values: float) -> Row:
-    return Row(key=key, label=label, published=_published(8, *values), unavailable=SSD)
+def _ssd(key: str, label: str, *values: float, **others: Any) -> Row:
+    return Row(key=key, label=label, published=_published(8, *values), **others)
 
 
 SSD_TABLE = Table(
@@ -304,10 +306,20 @@ SSD_TABLE = Table(
     setting="COCO 2017, VGG16, 120 epochs, val2017",
     baseline="ssd300",
     rows=(
-        _ssd("ssd300", "SSD300", 25.5, 45.0, 25.9, 8.4, 26.9, 41.4),
-        _ssd("ssd300_sa", "SSD300, semi-anchored", 27.5, 43.1, 29.0, 11.2, 31.2, 43.4),
-        _ssd("ssd512", "SSD512", 30.1, 51.3, 31.3, 12.9, 34.2, 43.6),
-        _ssd("ssd512_sa", "SSD512, semi-anchored", 32.0, 48.8, 34.3, 15.9, 37.9, 46.5),
+        _ssd("ssd300", "SSD300", *(25.5, 45.0, 25.9, 8.4, 26.9, 41.4), config="configs/ssd.py"),
+        _ssd(
+            *("ssd300_sa", "SSD300, semi-anchored", 27.5, 43.1, 29.0, 11.2, 31.2, 43.4),
+            unavailable=SSD,
+        ),
+        _ssd(
+            *("ssd512", "SSD512", 30.1, 51.3, 31.3, 12.9, 34.2, 43.6),
+            config="configs/ssd.py",
+            words={"paper": "paper512"},
+        ),
+        _ssd(
+            *("ssd512_sa", "SSD512, semi-anchored", 32.0, 48.8, 34.3, 15.9, 37.9, 46.5),
+            unavailable=SSD,
+        ),
     ),
 )
 
