@@ -3,21 +3,34 @@
 import jax.numpy as jnp
 import numpy as np
 
-from anchors_jax.types import Targets
+from anchors_jax.types import Anchors, Targets
 
 NEGATIVE, IGNORED = -1, -2
 
 
-def targets_of(objects, crowds=(), slots=None) -> Targets:
-    """Objects, then crowds, then slots of rubbish."""
+def anchors_of(boxes, valid=None) -> Anchors:
+    """One row of anchors, one per cell."""
+    count = len(boxes)
+    return Anchors(
+        boxes=jnp.asarray(boxes, jnp.float32),
+        cell=jnp.arange(count),
+        shape=jnp.zeros(count, jnp.int32),
+        valid=jnp.ones(count, bool) if valid is None else jnp.asarray(valid),
+        level_sizes=((1, count, 1),),
+        strides=((8.0, 8.0),),
+    )
+
+
+def targets_of(objects, crowds=(), slots=None, *, labels=(), filler=np.nan) -> Targets:
+    """Objects, then crowds, then slots of rubbish (the box `filler`); `labels` are 0 otherwise."""
     boxes = np.concatenate([np.reshape(objects, (-1, 4)), np.reshape(crowds, (-1, 4))])
     slots = max(len(boxes), 1) if slots is None else slots
-    filled = np.full((slots, 4), np.nan, np.float32)
+    filled = np.tile(np.broadcast_to(np.float32(filler), 4), (slots, 1))
     filled[: len(boxes)] = boxes
     index = np.arange(slots)
     return Targets(
         boxes=jnp.asarray(filled),
-        labels=jnp.zeros(slots, jnp.int32),
+        labels=jnp.asarray(np.pad(np.asarray(labels, np.int32), (0, slots - len(labels)))),
         valid=jnp.asarray(index < len(boxes)),
         crowd=jnp.asarray(index >= len(np.reshape(objects, (-1, 4)))),
     )

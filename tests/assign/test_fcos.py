@@ -1,15 +1,17 @@
 """FCOS: a slow reference and the counts of worked scenes on an 800 x 1024 canvas."""
 
+import functools
+
+import assignments
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from assignments import IGNORED, NEGATIVE, coded
 
 from anchors_jax import anchors as make
 from anchors_jax.assign import fcos
-from anchors_jax.types import Targets
 
-NEGATIVE, IGNORED = -1, -2
 STRIDES = (8, 16, 32, 64, 128)
 MAPS = ((100, 128), (50, 64), (25, 32), (13, 16), (7, 8))
 SLOTS = 5
@@ -24,27 +26,12 @@ def locations():
     return make.points(maps=MAPS, strides=STRIDES)
 
 
-def targets_of(*objects, crowds=(), slots=SLOTS) -> Targets:
-    boxes = np.full((slots, 4), np.nan, np.float32)
-    count = len(objects) + len(crowds)
-    boxes[:count] = np.reshape([*objects, *crowds], (-1, 4))
-    index = np.arange(slots)
-    return Targets(
-        boxes=jnp.asarray(boxes),
-        labels=jnp.zeros(slots, jnp.int32),
-        valid=jnp.asarray(index < count),
-        crowd=jnp.asarray((index >= len(objects)) & (index < count)),
-    )
-
-
-def coded(assignment) -> np.ndarray:
-    positive, ignored = np.asarray(assignment.positive), np.asarray(assignment.ignored)
-    return np.where(positive, assignment.gt, np.where(ignored, IGNORED, NEGATIVE))
+targets_of = functools.partial(assignments.targets_of, slots=SLOTS)
 
 
 def counts(anchors, *objects, of=0, **keywords):
     """Locations of each level that object `of` gets."""
-    owned = coded(assign(anchors, targets_of(*objects), **keywords)) == of
+    owned = coded(assign(anchors, targets_of(objects), **keywords)) == of
     ends = np.cumsum(anchors.level_counts)[:-1]
     return [int(level.sum()) for level in np.split(owned, ends)]
 
@@ -113,8 +100,8 @@ def test_invalid_locations_and_crowds_are_ignored(locations):
     valid = np.random.default_rng(0).uniform(size=17_064) < 0.5
     masked = locations.replace(valid=jnp.asarray(valid))
     box, crowd = (100, 100, 200, 200), (0, 0, 150, 1000)
-    plain = coded(assign(locations, targets_of(box)))
-    got = coded(assign(masked, targets_of(box, crowds=[crowd])))
+    plain = coded(assign(locations, targets_of([box])))
+    got = coded(assign(masked, targets_of([box], [crowd])))
     share = slow_share(np.asarray(locations.boxes), crowd)
     np.testing.assert_array_equal(got, np.where(valid & (share <= 0.5), plain, IGNORED))
 
@@ -172,7 +159,7 @@ def test_equals_the_slow_reference(radius, shrink):
             anchors.boxes, anchors.level_counts, (8, 16, 32), objects,
             radius=radius, shrink=shrink, ranges=ranges,
         )  # fmt: skip
-        targets = targets_of(*objects)
+        targets = targets_of(objects)
         got = coded(assign(anchors, targets, centre_radius=radius, shrink=shrink, **keywords))
         np.testing.assert_array_equal(got, want)
         assert (want >= 0).sum() > 5
@@ -180,4 +167,4 @@ def test_equals_the_slow_reference(radius, shrink):
 
 def test_ranges_must_fit_the_levels(locations):
     with pytest.raises(ValueError, match="2 ranges but 5 levels"):
-        fcos.assign(locations, targets_of(), ranges=((0, 64), (64, 1e8)))
+        fcos.assign(locations, targets_of([]), ranges=((0, 64), (64, 1e8)))

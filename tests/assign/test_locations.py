@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from assignments import targets_of
 from golden_cases import cases
 
 from anchors_jax.assign import fcos, locations, max_iou
@@ -115,14 +116,7 @@ def drawn(rng, cells, shapes, classes, *, positive=0.1, ignored=0.2):
 
 def objects_of(labels, boxes=None):
     """One object per label."""
-    count = len(labels)
-    boxes = np.tile([0.0, 0.0, 8.0, 8.0], (count, 1)) if boxes is None else boxes
-    return Targets(
-        boxes=jnp.asarray(boxes, jnp.float32),
-        labels=jnp.asarray(labels, jnp.int32),
-        valid=jnp.ones(count, bool),
-        crowd=jnp.zeros(count, bool),
-    )
+    return targets_of([[0, 0, 8, 8]] * len(labels) if boxes is None else boxes, labels=labels)
 
 
 @functools.partial(jax.jit, static_argnames=("gamma", "ignore_between", "regress"))

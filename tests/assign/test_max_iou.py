@@ -8,24 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from assignments import IGNORED, NEGATIVE, coded, targets_of
+from assignments import IGNORED, NEGATIVE, anchors_of, coded, targets_of
 
 from anchors_jax import anchors as make
 from anchors_jax.assign import max_iou
-from anchors_jax.types import Anchors
-
-
-def anchors_of(boxes, valid=None) -> Anchors:
-    count = len(boxes)
-    return Anchors(
-        boxes=jnp.asarray(boxes, jnp.float32),
-        cell=jnp.arange(count),
-        shape=jnp.zeros(count, jnp.int32),
-        valid=jnp.ones(count, bool) if valid is None else jnp.asarray(valid),
-        level_sizes=((1, count, 1),),
-        strides=((8, 8),),
-    )
-
 
 assign = jax.jit(
     max_iou.assign,

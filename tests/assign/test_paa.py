@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import assignments
 import golden_cases
 import heads
 import jax
@@ -13,7 +14,7 @@ import pytest
 from anchors_jax import anchors as make
 from anchors_jax import codecs, likelihoods, losses, mixture
 from anchors_jax.assign import paa
-from anchors_jax.types import DensePredictions, Targets
+from anchors_jax.types import DensePredictions
 
 MMDET = {"low_quality_owner": "claiming", "separation": "c_members", "min_candidates": 2}
 SCHEMES = {"pos_a": "a", "pos_b": "b", "pos_c": "c", "pos_d": "d", "pos_mm": "c_members"}
@@ -184,16 +185,7 @@ STARTS = np.cumsum([0, *GRID.level_counts])
 CODEC = codecs.deltas(stds=(0.1, 0.1, 0.2, 0.2), limit_both_sides=False)
 
 
-def targets_of(boxes, slots=4, filler=np.nan):
-    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-    rows = np.full((slots, 4), filler, np.float32)
-    rows[: len(boxes)] = boxes
-    return Targets(
-        boxes=jnp.asarray(rows),
-        labels=jnp.arange(slots, dtype=jnp.int32) % 3,
-        valid=jnp.arange(slots) < len(boxes),
-        crowd=jnp.zeros(slots, bool),
-    )
+targets_of = functools.partial(assignments.targets_of, slots=4)
 
 
 def matrix(seed=0, slots=4):
@@ -299,13 +291,15 @@ def test_identical_objects_go_to_the_lower_slot():
 def test_slots_can_be_permuted_and_their_padding_is_nothing(separation):
     boxes, pairs = scene(), matrix(slots=7)
     keywords = {"separation": separation}
-    want = assign(targets_of(boxes, 7), pairs, **keywords)
+    want = assign(targets_of(boxes, slots=7), pairs, **keywords)
     assert want.ignored.any() == (separation == "b")
     for filler in (0.0, np.inf, 70.0):
-        got = assign(targets_of(boxes, 7, filler), pairs.at[4:].set(filler), **keywords)
+        got = assign(
+            targets_of(boxes, slots=7, filler=filler), pairs.at[4:].set(filler), **keywords
+        )
         jax.tree.map(np.testing.assert_array_equal, got, want)
     order = np.array([5, 2, 0, 6, 1, 3, 4])
-    moved = jax.tree.map(lambda leaf: leaf[order], targets_of(boxes, 7))
+    moved = jax.tree.map(lambda leaf: leaf[order], targets_of(boxes, slots=7))
     got = assign(moved, pairs[order], **keywords)
     np.testing.assert_array_equal(got.positive, want.positive)
     np.testing.assert_array_equal(got.ignored, want.ignored)
