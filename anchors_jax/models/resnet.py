@@ -5,8 +5,9 @@ four stages with strides 1, 2, 2, 2 whose outputs are C2..C5 (strides 4, 8, 16, 
 shortcut in the first block of a stage that changes the shape.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,46 +31,61 @@ STYLES = ("pytorch", "caffe")
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-class Block(nn.Module):
-    """What both residual blocks share: the layers in order, and the shortcut around them."""
+class Layer(NamedTuple):
+    """One convolution of a block."""
 
-    planes: int
-    stride: int
-    groups: int
-    base_width: int
-    style: str
+    features: int
+    size: int
+    stride: int = 1
+    groups: int = 1
+
+
+def basic(planes: int, stride: int) -> tuple[Layer, ...]:
+    """Two 3x3 convolutions (depth 18 and 34)."""
+    return Layer(planes, 3, stride), Layer(planes, 3)
+
+
+def bottleneck(
+    planes: int, stride: int, *, groups: int, base_width: int, style: str
+) -> tuple[Layer, ...]:
+    """1x1, 3x3 and 1x1 convolutions; the last has four times the planes."""
+    inner = planes * base_width // 64 * groups
+    first, second = (stride, 1) if style == "caffe" else (1, stride)
+    return Layer(inner, 1, first), Layer(inner, 3, second, groups), Layer(4 * planes, 1)
+
+
+class Block(nn.Module):
+    """A residual block: convolutions in order, and the shortcut around them."""
+
+    layers: tuple[Layer, ...]
     norm: Norm
     last_scale_init: Callable[..., Array]
     dtype: Any
-
-    def _layers(self) -> list[tuple[int, int, int, int]]:
-        """(features, kernel size, stride, groups) of each convolution."""
-        raise NotImplementedError
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B H W C"], *, train: bool = False
     ) -> Float[Array, "B h w D"]:
         """`h = ceil(H / stride)`; ReLU after every convolution but the last, and after the sum."""
-        layers = self._layers()
+        features, stride = self.layers[-1].features, math.prod(x.stride for x in self.layers)
         shortcut = x
-        if x.shape[-1] != layers[-1][0] or self.stride != 1:
-            shortcut = self._conv("downsample_conv", layers[-1][0], 1, self.stride)(x)
+        if x.shape[-1] != features or stride != 1:
+            shortcut = self._conv("downsample_conv", Layer(features, 1, stride))(x)
             shortcut = self._norm("downsample_norm")(shortcut, train=train)
-        for i, (features, size, stride, groups) in enumerate(layers, 1):
-            last = i == len(layers)
-            x = self._conv(f"conv{i}", features, size, stride, groups)(x)
+        for i, layer in enumerate(self.layers, 1):
+            last = i == len(self.layers)
+            x = self._conv(f"conv{i}", layer)(x)
             init = {"scale_init": self.last_scale_init} if last else {}
             x = self._norm(f"norm{i}", **init)(x, train=train)
             x = nn.relu(x + shortcut if last else x)
         return x
 
-    def _conv(self, name: str, features: int, size: int, stride: int, groups: int = 1) -> nn.Conv:
+    def _conv(self, name: str, layer: Layer) -> nn.Conv:
         return conv(
-            features,
-            size,
-            stride=stride,
-            feature_group_count=groups,
+            layer.features,
+            layer.size,
+            stride=layer.stride,
+            feature_group_count=layer.groups,
             use_bias=False,
             kernel_init=he_normal,
             dtype=self.dtype,
@@ -78,22 +94,6 @@ class Block(nn.Module):
 
     def _norm(self, name: str, **keywords: Any) -> nn.Module:
         return self.norm(dtype=self.dtype, name=name, **keywords)
-
-
-class BasicBlock(Block):
-    """Two 3x3 convolutions (depth 18 and 34)."""
-
-    def _layers(self) -> list[tuple[int, int, int, int]]:
-        return [(self.planes, 3, self.stride, 1), (self.planes, 3, 1, 1)]
-
-
-class Bottleneck(Block):
-    """1x1, 3x3 and 1x1 convolutions; the last has four times the planes."""
-
-    def _layers(self) -> list[tuple[int, int, int, int]]:
-        inner = self.planes * self.base_width // 64 * self.groups
-        first, second = (self.stride, 1) if self.style == "caffe" else (1, self.stride)
-        return [(inner, 1, first, 1), (inner, 3, second, self.groups), (4 * self.planes, 1, 1, 1)]
 
 
 class ResNet(nn.Module):
@@ -173,21 +173,24 @@ class ResNet(nn.Module):
         return max_pool(nn.relu(x))
 
     def _stage(self, x: Array, stage: int, *, train: bool) -> Array:
-        block = BasicBlock if self.depth in BASIC_DEPTHS else Bottleneck
         last = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
         for i in range(BLOCKS[self.depth][stage - 1]):
-            x = block(
-                planes=self.width * 2 ** (stage - 1),
-                stride=2 if stage > 1 and i == 0 else 1,
-                groups=self.groups,
-                base_width=self.base_width,
-                style=self.style,
+            x = Block(
+                layers=self._layers(
+                    self.width * 2 ** (stage - 1), 2 if stage > 1 and i == 0 else 1
+                ),
                 norm=self.norm,
                 last_scale_init=last,
                 dtype=self.dtype,
                 name=f"layer{stage}_{i}",
             )(x, train=train)
         return x
+
+    def _layers(self, planes: int, stride: int) -> tuple[Layer, ...]:
+        if self.depth in BASIC_DEPTHS:
+            return basic(planes, stride)
+        options = {"groups": self.groups, "base_width": self.base_width, "style": self.style}
+        return bottleneck(planes, stride, **options)
 
 
 def resnext50_32x4d(**options: Any) -> ResNet:
