@@ -26,12 +26,13 @@ class Accumulator:
     """AP, AP50, AP75, APs, APm, APl of any detections among a matcher's candidates."""
 
     def __init__(self, matcher: Matcher) -> None:
-        self._classes = matcher.num_classes
+        self._classes = matcher.flat.classes
         # By class, then score; equal scores in the order of images and of their detections.
-        self._order = np.lexsort((-matcher.score, matcher.label))
+        flat = matcher.flat
+        self._order = np.lexsort((flat.position, flat.image, -flat.score, flat.label))
         self._place = np.empty(len(self._order), np.int64)
         self._place[self._order] = np.arange(len(self._order))
-        self._label = matcher.label[self._order]
+        self._label = flat.label[self._order]
         self._contends = matcher.contends[self._order]
         self._wrong = ~matcher.outside[self._order]  # of one that is near no object
         self._objects = matcher.objects

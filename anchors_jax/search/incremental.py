@@ -1,10 +1,10 @@
 """Exact metrics of configurations, computing only what differs from a known one.
 
-A suppressed candidate suppresses nothing. So if none of an image's detections comes from the
-prototypes that are taken away, its detections stay as they are, bit by bit, also under a limit on
-their number. NMS and matching are then run for the other images only, and for none at all where a
-prototype owns no detection anywhere. One exception: where a level has more candidates than its
-top_k, removing some lets others in; such images are always run.
+A suppressed candidate suppresses nothing. So if nothing that NMS keeps in a group (an image's
+candidates of one class) comes from the prototypes that are taken away, the group keeps the same
+boxes, bit by bit, and so do its matches: NMS and matching are run for the other groups only, and
+for none at all where a prototype owns nothing anywhere. One exception is seen to: where a level has
+more candidates than its top_k, removing some lets others in, and the groups of those are run, too.
 """
 
 import collections
@@ -12,25 +12,27 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32, UInt64
+from jaxtyping import Int, UInt64
 
 from anchors_jax.evaluation.detections import DetectionTable
 from anchors_jax.search.accumulation import Accumulator
-from anchors_jax.search.candidates import CandidateSet, original_boxes
+from anchors_jax.search.candidates import CandidateSet
+from anchors_jax.search.flat import flatten
 from anchors_jax.search.layout import Removed
-from anchors_jax.search.matching import MAX_PER_CLASS, Matcher, per_class_limit
+from anchors_jax.search.matching import Matcher, rank_within
 from anchors_jax.search.suppression import Suppressor
 
 STATES = 64  # configurations whose detections are remembered
+MAX_PER_CLASS = 100  # detections of an image and class that COCO looks at
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-    """What a configuration detects in every image, and what it is worth."""
+    """What NMS keeps in a configuration (before the limit per image), and what it is worth."""
 
-    detections: Int32[np.ndarray, "I D"]  # positions of candidates, -1 where there is none
-    matched: UInt64[np.ndarray, "I D"]
-    ignored: UInt64[np.ndarray, "I D"]
+    kept: Int[np.ndarray, "n"]  # numbers of candidates, ascending
+    matched: UInt64[np.ndarray, "n"]
+    ignored: UInt64[np.ndarray, "n"]
     metrics: tuple[float, ...]
 
 
@@ -40,7 +42,7 @@ class Work:
 
     evaluations: int = 0  # configurations asked for
     unchanged: int = 0  # of these, known without any NMS
-    images: int = 0  # images whose detections were computed
+    groups: int = 0  # groups in which NMS was run
 
 
 class Evaluator:
@@ -63,10 +65,11 @@ class Evaluator:
         incremental: bool = True,
         states: int = STATES,
     ) -> None:
-        self.candidates, self.layout = candidates, candidates.layout
-        self.matcher = Matcher(candidates, ground_truth, category_ids=category_ids)
-        self._accumulate = Accumulator(self.matcher)
-        self._suppress = Suppressor(candidates)
+        self.layout = candidates.layout
+        self.flat = flatten(candidates, classes=len(category_ids))
+        self._match = Matcher(self.flat, ground_truth, category_ids=category_ids)
+        self._accumulate = Accumulator(self._match)
+        self._suppress = Suppressor(self.flat)
         self._category_ids = np.asarray(category_ids, np.int64)
         self._incremental, self._limit = incremental, states
         self._states: collections.OrderedDict[Removed, State] = collections.OrderedDict()
@@ -78,85 +81,76 @@ class Evaluator:
         return self.state(removed, parent).metrics
 
     def state(self, removed: Removed, parent: Removed | None = None) -> State:
-        """All that is known of a configuration, from memory where it is there."""
+        """All that is known of a configuration, from memory where it is there.
+
+        Raises:
+          ValueError: `parent` lacks prototypes that `removed` has.
+        """
         if parent is not None and not parent <= removed:
             raise ValueError(f"{sorted(parent)} is not part of {sorted(removed)}")
         if removed in self._states:
             self._states.move_to_end(removed)
             return self._states[removed]
-        images, before = np.arange(len(self.candidates.count)), None
-        if parent is not None and self._incremental:
-            before = self.state(parent)
-            images = np.flatnonzero(self._changes(before, removed - parent))
-        self.work.images += len(images)
-        if before is not None and not len(images):
-            self.work.unchanged += 1
-            state = before
+        if parent is None or not self._incremental:
+            state = self._whole(removed)
         else:
-            state = self._computed(removed, images, before)
+            state = self._changed(removed, parent)
         self._states[removed] = state
         while len(self._states) > self._limit:
             self._states.popitem(last=False)
         return state
 
+    def detections(self, removed: Removed) -> Int[np.ndarray, "n"]:
+        """Numbers (in `flat`) of a configuration's final detections, ascending."""
+        kept = self.state(removed).kept
+        return kept[self.flat.within_limit(kept)]
+
     def table(self, removed: Removed) -> DetectionTable:
         """The detections of a configuration in original pixels, as `eval` would find them."""
-        state = self.state(removed)
-        image, slot = np.nonzero(state.detections >= 0)
-        position = state.detections[image, slot]
-        boxes = original_boxes(self.candidates)
+        numbers, flat = self.detections(removed), self.flat
         return DetectionTable(
-            image_id=self.candidates.image_id[image],
-            category_id=self._category_ids[self.candidates.labels[image, position]],
-            box=boxes[image, position],
-            score=self.candidates.scores[image, position],
+            image_id=flat.source.image_id[flat.image[numbers]],
+            category_id=self._category_ids[flat.label[numbers]],
+            box=flat.original[numbers],
+            score=flat.score[numbers],
         )
 
-    def _changes(self, before: State, gone: Removed) -> Bool[np.ndarray, "I"]:
-        """Images whose detections may differ without the prototypes `gone`."""
-        lost = np.zeros(self.layout.size + 1, bool)
-        lost[list(gone)] = True
-        return lost[self.owners(before)].any(axis=1) | self._suppress.sensitive(gone)
+    def _whole(self, removed: Removed) -> State:
+        groups = np.arange(self.flat.groups)
+        return self._scored(*self._computed(groups, self.flat.alive(removed)))
 
-    def owners(self, state: State) -> Int[np.ndarray, "I D"]:
-        """The prototype that each detection comes from; M where there is none."""
-        position = np.maximum(state.detections, 0)
-        anchor = np.take_along_axis(self.candidates.anchor, position, axis=1)
-        return np.where(state.detections >= 0, anchor, self.layout.size)
+    def _changed(self, removed: Removed, parent: Removed) -> State:
+        before, flat = self.state(parent), self.flat
+        alive = flat.alive(removed)
+        lost = flat.group[before.kept[~alive[before.kept]]]
+        entered = np.zeros(0, np.int64)
+        if len(flat.crowded):
+            entered = flat.group[alive & ~flat.alive(parent)]
+        groups = np.union1d(lost, entered)
+        if not len(groups):
+            self.work.unchanged += 1
+            return before
+        stays = np.ones(flat.groups, bool)
+        stays[groups] = False
+        stays = stays[flat.group[before.kept]]
+        new = self._computed(groups, alive)
+        old = (before.kept[stays], before.matched[stays], before.ignored[stays])
+        columns = [np.concatenate(pair) for pair in zip(old, new, strict=True)]
+        order = np.argsort(columns[0], kind="stable")
+        return self._scored(*(column[order] for column in columns))
 
     def _computed(
-        self, removed: Removed, images: Int[np.ndarray, "R"], before: State | None
-    ) -> State:
-        keep = np.broadcast_to(self.layout.keep_mask(removed), (len(images), self.layout.size))
-        found = self._suppress(images, keep)
-        numbers = self.matcher.offset[images][:, None] + found
-        valid = found >= 0
-        if found.shape[1] > MAX_PER_CLASS:
-            scored = per_class_limit(self.matcher, numbers[valid])
-            counted = valid.copy()
-            counted[valid] = scored
-        else:
-            counted = valid
-        matches = self.matcher(numbers[counted])
-        bits = {name: np.zeros(found.shape, np.uint64) for name in ("matched", "ignored")}
-        for name, value in bits.items():
-            value[counted] = getattr(matches, name)
-        # Beyond COCO's limit per class: counted as nothing.
-        bits["ignored"][valid & ~counted] = ~np.uint64(0)
-        columns = {"detections": found, **bits}
-        if before is not None:
-            changed, columns = columns, {name: getattr(before, name).copy() for name in columns}
-            for name, value in changed.items():
-                columns[name][images] = value
-        return State(**columns, metrics=self._metrics(**columns))
+        self, groups: Int[np.ndarray, "R"], alive: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What NMS keeps in these groups, and its matches."""
+        self.work.groups += len(groups)
+        kept = self._suppress(groups, alive)
+        matches = self._match(kept)
+        return kept, matches.matched, matches.ignored
 
-    def _metrics(
-        self,
-        detections: Int32[np.ndarray, "I D"],
-        matched: UInt64[np.ndarray, "I D"],
-        ignored: UInt64[np.ndarray, "I D"],
-    ) -> tuple[float, ...]:
-        every = np.uint64(~np.uint64(0))
-        used = (detections >= 0) & (ignored != every)
-        numbers = (self.matcher.offset[:-1, None] + detections)[used]
-        return self._accumulate(numbers, matched[used], ignored[used])
+    def _scored(self, kept: np.ndarray, matched: np.ndarray, ignored: np.ndarray) -> State:
+        counted = self.flat.within_limit(kept)
+        if self.flat.source.rule.max_detections > MAX_PER_CLASS:
+            counted &= rank_within(self.flat.group[kept]) < MAX_PER_CLASS
+        metrics = self._accumulate(kept[counted], matched[counted], ignored[counted])
+        return State(kept=kept, matched=matched, ignored=ignored, metrics=metrics)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt64
 from anchors_jax.evaluation.coco import AREAS
 from anchors_jax.evaluation.detections import xywh
 from anchors_jax.evaluation.ground_truth import GroundTruth, read_ground_truth
-from anchors_jax.search.candidates import CandidateSet, original_boxes
+from anchors_jax.search.flat import Flat
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RANGES = np.array(list(AREAS.values()), np.float64)  # [4, 2]
@@ -47,33 +47,21 @@ class Matches:
 
 
 class Matcher:
-    """COCO matches of any detections that are candidates of `candidates`.
-
-    Candidates are numbered through all images: `offset[i] + position`.
-    """
+    """COCO matches of any detections among the candidates of a flat list."""
 
     def __init__(
-        self,
-        candidates: CandidateSet,
-        ground_truth: dict[str, Any],
-        *,
-        category_ids: tuple[int, ...],
+        self, flat: Flat, ground_truth: dict[str, Any], *, category_ids: tuple[int, ...]
     ) -> None:
-        truth = read_ground_truth(ground_truth)
-        missing = np.setdiff1d(truth.image_ids, candidates.image_id)
-        if missing.size or len(truth.image_ids) != len(candidates.image_id):
+        truth, image_ids = read_ground_truth(ground_truth), flat.source.image_id
+        if not np.array_equal(truth.image_ids, image_ids):
             raise ValueError(
-                f"{len(candidates.image_id)} images were scored, but the ground truth has "
-                f"{len(truth.image_ids)}"
+                f"{len(image_ids)} images were scored, but the ground truth has "
+                f"{len(truth.image_ids)}, or others"
             )
-        self.offset = np.concatenate([[0], np.cumsum(candidates.count)])
-        filled = np.arange(candidates.scores.shape[1]) < candidates.count[:, None]
-        self.image = np.repeat(np.arange(len(candidates.count)), candidates.count)
-        self.label = candidates.labels[filled].astype(np.int64)
-        self.score = candidates.scores[filled]
-        box = xywh(original_boxes(candidates)[filled])
+        self.flat = flat
+        box = xywh(flat.original)
         self.outside = _outside(box[:, 2] * box[:, 3])
-        self._objects(truth, candidates.image_id, category_ids)
+        self._objects(truth, image_ids, category_ids)
         self._pairs(box)
 
     def _objects(
@@ -86,14 +74,13 @@ class Matcher:
             category = truth.category_id[np.argmax(label < 0)]
             raise ValueError(f"category id {category} of the ground truth is no class of the run")
         image = np.searchsorted(image_ids, truth.image_id)
-        self.num_classes = len(category_ids)
-        key = image * self.num_classes + label
+        key = image * self.flat.classes + label
         order = np.argsort(key, kind="stable")
         self._key, self._box, self._area = key[order], truth.box[order], truth.area[order]
         self._crowd = truth.crowd[order]
         self._ignore = (_outside(self._area) | self._crowd[:, None])[:, RANGE_OF]
         # Objects that count, of every class and range.
-        self.objects = np.zeros((self.num_classes, len(RANGES)), np.int64)
+        self.objects = np.zeros((self.flat.classes, len(RANGES)), np.int64)
         counted = ~(_outside(self._area) | self._crowd[:, None])
         np.add.at(self.objects, label[order], counted)
 
@@ -103,7 +90,7 @@ class Matcher:
         CSR: those of candidate n are `_start[n] : _start[n + 1]` of `_object` and `_passed`, the
         number of thresholds that the IoU reaches.
         """
-        key = self.image * self.num_classes + self.label
+        key = self.flat.image * self.flat.classes + self.flat.label
         low = np.searchsorted(self._key, key, "left")
         count = np.searchsorted(self._key, key, "right") - low
         rows, objects, overlaps = [], [], []
@@ -133,17 +120,16 @@ class Matcher:
         self.contends = np.diff(self._start) > 0
 
     def __call__(self, detections: Int[np.ndarray, "N"]) -> Matches:
-        """Match detections: candidate numbers, ascending, so that each image is best first.
+        """Match detections, given by their numbers, ascending.
 
-        All detections of an image must be there, or none.
+        A match depends on the better detections of its group only: groups may be left out, and
+        so may the last detections of a group.
         """
         ignored = np.zeros((len(detections), CASES), bool)
         matched = np.zeros((len(detections), CASES), bool)
         outside = self.outside[detections][:, RANGE_OF]
         rows = np.flatnonzero(self.contends[detections])
-        chosen = detections[rows]
-        group = self.image[chosen] * self.num_classes + self.label[chosen]
-        turn = _rank_within(group)
+        turn = rank_within(self.flat.group[detections[rows]])
         taken = np.zeros((len(self._key), CASES), bool)
         for number in range(int(turn.max(initial=-1)) + 1):
             now = rows[turn == number]
@@ -174,23 +160,10 @@ class Matcher:
         return best > 0, best == 1
 
 
-def per_class_limit(
-    matcher: Matcher, detections: Int[np.ndarray, "N"], limit: int = MAX_PER_CLASS
-) -> Bool[np.ndarray, "N"]:
-    """Which detections are among the first `limit` of their image and class."""
-    group = matcher.image[detections] * matcher.num_classes + matcher.label[detections]
-    return _rank_within(group) < limit
-
-
-def _rank_within(group: Int[np.ndarray, "N"]) -> Int[np.ndarray, "N"]:
-    """How many equal values come before each."""
-    order = np.argsort(group, kind="stable")
-    ordered = group[order]
-    first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)])
-    size = np.diff(np.append(first, len(ordered)))
-    rank = np.empty(len(group), np.int64)
-    rank[order] = np.arange(len(ordered)) - np.repeat(first, size)
-    return rank
+def rank_within(group: Int[np.ndarray, "N"]) -> Int[np.ndarray, "N"]:
+    """How many equal values come before each; equal values must stand together."""
+    first = np.flatnonzero(np.diff(group, prepend=-1))
+    return np.arange(len(group)) - np.repeat(first, np.diff(np.append(first, len(group))))
 
 
 def _outside(area: Float[np.ndarray, "N"]) -> Bool[np.ndarray, "N 4"]:

@@ -10,17 +10,23 @@ from detection_cases import golden, read_golden, table_of, truth_of
 from anchors_jax import evaluation
 from anchors_jax.evaluation import DetectionTable, coco_metrics
 from anchors_jax.search.accumulation import METRICS, Accumulator
-from anchors_jax.search.matching import Matcher, pack, per_class_limit, unpack
+from anchors_jax.search.flat import flatten
+from anchors_jax.search.matching import Matcher, pack, rank_within, unpack
 from benchmarks.synthetic import detection_problem
+
+
+def matcher_of(truth, table, images, categories):
+    flat = flatten(set_of_table(table, images, categories), classes=len(categories))
+    return Matcher(flat, truth, category_ids=categories)
 
 
 def metrics_of(truth, table):
     """Our metrics of a table; COCO's limit of 100 per image and class is applied."""
     images = sorted(image["id"] for image in truth["images"])
     categories = tuple(sorted(category["id"] for category in truth["categories"]))
-    matcher = Matcher(set_of_table(table, images, categories), truth, category_ids=categories)
-    everything = np.arange(len(matcher.label))
-    chosen = everything[per_class_limit(matcher, everything)]
+    matcher = matcher_of(truth, table, images, categories)
+    everything = np.arange(len(matcher.flat.label))
+    chosen = everything[rank_within(matcher.flat.group) < 100]
     matches = matcher(chosen)
     shuffled = np.random.default_rng(0).permutation(len(chosen))
     return Accumulator(matcher)(
@@ -75,8 +81,7 @@ def test_equal_overlaps_take_the_later_object_and_crowds_are_shared():
     table = table_of(boxes)
     np.testing.assert_allclose(metrics_of(truth, table), reference(truth, table), atol=1e-12)
     images, categories = [7], (2, 5)
-    matcher = Matcher(set_of_table(table, images, categories), truth, category_ids=categories)
-    matches = matcher(np.arange(4))
+    matches = matcher_of(truth, table, images, categories)(np.arange(4))
     assert unpack(matches.matched)[:, 0].all()
     assert unpack(matches.ignored)[:, 0].tolist() == [False, False, True, True]
 
@@ -95,6 +100,7 @@ def test_what_does_not_fit_is_named():
         score=np.ones(1, np.float32),
     )
     with pytest.raises(ValueError, match="1 images were scored, but the ground truth has 2"):
-        Matcher(set_of_table(table, [7], (2,)), truth, category_ids=(2,))
+        matcher_of(truth, table, [7], (2,))
+    flat = flatten(set_of_table(table, [7, 30], (2,)), classes=1)
     with pytest.raises(ValueError, match="category id 2 of the ground truth is no class"):
-        Matcher(set_of_table(table, [7, 30], (2,)), truth, category_ids=(5,))
+        Matcher(flat, truth, category_ids=(5,))

@@ -10,64 +10,65 @@ from anchors_jax.evaluation import coco_metrics
 from anchors_jax.search.accumulation import METRICS
 from anchors_jax.search.candidates import DetectRule
 from anchors_jax.search.incremental import Evaluator
-from anchors_jax.search.suppression import Suppressor, _suppress
+from anchors_jax.search.suppression import _suppress
 
 SUBSETS = [(), (0,), (1, 3), (0, 1, 2), (0, 2, 3, 4), (0, 1, 2, 3, 4)]
 TIGHT = DetectRule(top_k=9, max_detections=12, iou_threshold=0.4)
 
 
-def keep_of(removed, rows):
-    return np.broadcast_to(LAYOUT.keep_mask(removed), (rows, LAYOUT.size))
+def positions(evaluate, removed, image):
+    """Ranks of the detections of one image."""
+    numbers = evaluate.detections(frozenset(removed))
+    return sorted(evaluate.flat.position[numbers[evaluate.flat.image[numbers] == image]].tolist())
 
 
 @pytest.mark.parametrize("rule", [None, TIGHT], ids=["all", "top_k"])
 @pytest.mark.parametrize("ties", [False, True])
 def test_masked_nms_is_the_slow_loop(rule, ties):
-    candidates = random_set(1, rule=rule, ties=ties)
-    suppress = Suppressor(candidates)
-    images = np.arange(len(candidates.count))
+    candidates, _, evaluate = evaluators(1, rule=rule, ties=ties)
     for removed in SUBSETS:
-        found = suppress(images, keep_of(removed, len(images)))
-        for image in images:
-            row = found[image]
-            assert row[row >= 0].tolist() == greedy_nms(candidates, image, set(removed)), removed
-            assert (row[np.count_nonzero(row >= 0) :] == -1).all()
+        for image in range(0, 30, 3):
+            expected = greedy_nms(candidates, image, set(removed))
+            assert positions(evaluate, removed, image) == expected, (removed, image)
 
 
-def test_rows_may_mix_images_and_configurations():
-    candidates = random_set(2, images=9)
-    suppress = Suppressor(candidates)
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 9, 40)
-    chosen = [SUBSETS[n] for n in rng.integers(0, len(SUBSETS), 40)]
-    found = suppress(images, np.stack([LAYOUT.keep_mask(removed) for removed in chosen]))
-    for row, image, removed in zip(found, images, chosen, strict=True):
-        assert row[row >= 0].tolist() == greedy_nms(candidates, image, set(removed))
-    assert suppress(images[:0], keep_of((), 0)).shape == (0, 20)
+def test_groups_of_all_sizes():
+    candidates = random_set(4, images=4, slots=200)
+    rare = np.where(np.arange(200) % 40 == 0, 1, np.where(np.arange(200) % 5 == 0, 2, 0))
+    candidates = dataclasses.replace(
+        candidates, labels=np.where(candidates.scores > 0, rare, 0).astype(np.int32)
+    )
+    evaluate = Evaluator(candidates, random_truth(candidates, 4), category_ids=CATEGORY_IDS)
+    assert len(evaluate._suppress._buckets) > 2
+    for image in range(4):
+        assert positions(evaluate, {1}, image) == greedy_nms(candidates, image, {1})
 
 
 def test_one_program_serves_all_configurations():
-    candidates = random_set(3)
-    suppress = Suppressor(candidates)
-    images = np.arange(len(candidates.count))
-    suppress(images, keep_of((), len(images)))
+    _, _, evaluate = evaluators(3)
+    evaluate(frozenset())
     before = _suppress._cache_size()
     for removed in SUBSETS:
-        suppress(images[:5], keep_of(removed, 5))
+        evaluate(frozenset(removed), frozenset())
     assert _suppress._cache_size() == before
 
 
-def test_images_of_all_sizes():
-    candidates = random_set(4, images=8, slots=200)
-    assert len(Suppressor(candidates)._groups) > 1
-    found = Suppressor(candidates)(np.arange(8), keep_of((1,), 8))
-    for image in range(8):
-        row = found[image]
-        assert row[row >= 0].tolist() == greedy_nms(candidates, image, {1})
+def test_the_flat_list_holds_every_candidate_once():
+    candidates, _, evaluate = evaluators(2)
+    flat = evaluate.flat
+    assert len(flat.image) == candidates.count.sum()
+    for field in ("anchor", "label", "score"):
+        whole = getattr(candidates, {"score": "scores", "label": "labels"}.get(field, field))
+        np.testing.assert_array_equal(getattr(flat, field), whole[flat.image, flat.position])
+    assert (np.diff(flat.image[flat.by_score] * 1000 + flat.position[flat.by_score]) > 0).all()
+    assert flat.start[-1] == len(flat.image)
+    key = flat.image * 3 + flat.label
+    assert (np.diff(key[flat.start[:-1]]) > 0).all()
+    np.testing.assert_array_equal(key, key[flat.start[:-1]][flat.group])
 
 
-def evaluators(seed, **options):
-    candidates = random_set(seed, images=30, **options)
+def evaluators(seed, *, images=30, **options):
+    candidates = random_set(seed, images=images, **options)
     truth = random_truth(candidates, seed)
     return candidates, truth, Evaluator(candidates, truth, category_ids=CATEGORY_IDS)
 
@@ -84,19 +85,20 @@ def test_incremental_is_full_evaluation_along_random_paths(seed, rule):
             child = parent | {anchor}
             assert evaluate(child, parent) == full(child)
             one, other = evaluate.state(child), full.state(child)
-            np.testing.assert_array_equal(one.detections, other.detections)
+            np.testing.assert_array_equal(one.kept, other.kept)
             np.testing.assert_array_equal(one.matched, other.matched)
             np.testing.assert_array_equal(one.ignored, other.ignored)
             parent = child
 
 
-def test_only_images_that_lose_a_detection_are_run():
+def test_only_groups_that_lose_a_box_are_run():
     _, _, evaluate = evaluators(10)
-    owners = evaluate.owners(evaluate.state(frozenset()))
+    flat, kept = evaluate.flat, evaluate.state(frozenset()).kept
     for anchor in range(LAYOUT.size):
-        before = evaluate.work.images
+        before = evaluate.work.groups
         evaluate(frozenset({anchor}), frozenset())
-        assert evaluate.work.images - before == (owners == anchor).any(axis=1).sum()
+        losing = np.unique(flat.group[kept[flat.anchor[kept] == anchor]])
+        assert evaluate.work.groups - before == len(losing) < flat.groups
 
 
 @pytest.mark.parametrize("removed", [(), (1, 3)])
@@ -129,9 +131,9 @@ def test_what_detects_nothing_is_free_to_remove():
     candidates = dataclasses.replace(candidates, anchor=anchor)
     evaluate = Evaluator(candidates, random_truth(candidates, 7), category_ids=CATEGORY_IDS)
     base = evaluate(frozenset())
-    images = evaluate.work.images
+    groups = evaluate.work.groups
     assert evaluate(frozenset({2}), frozenset()) == base
-    assert evaluate.work.images == images
+    assert evaluate.work.groups == groups
     assert evaluate.work.unchanged == 1
 
 
