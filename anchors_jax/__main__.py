@@ -19,6 +19,8 @@ commands
   prepare  --out=DIR               write the config's data as an ArrayRecord data set (TFDS)
   assign   --config=B ... [--image=N] draw which anchors several configs take as positives
   describe                         print the config, network size and FLOPs; computes nothing else
+  coverage [--workdir=DIR]         how well the anchors cover the data's boxes (coverage --help)
+  cluster  --workdir=DIR -k K      anchor shapes from the data's boxes (cluster --help)
 
 flags
   --checkpoint=best|latest|STEP    which checkpoint eval and predict read (default: best)
@@ -50,28 +52,41 @@ def main(argv: Sequence[str]) -> int:
         return 1
 
 
-def _run(argv: Sequence[str]) -> int:
-    # Compiled programs are kept: a resumed run, eval and predict start in seconds.
+def keep_compiled() -> None:
+    """Keep compiled programs: a resumed run, eval and predict start in seconds. Before JAX is."""
     cache = os.environ.get("ANCHORS_CACHE_DIR", os.path.expanduser("~/.cache/anchors_jax"))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "xla"))
+
+
+def _run(argv: Sequence[str]) -> int:
+    keep_compiled()
     # Imported late: --help and a mistyped command answer at once.
-    from anchors_jax import commands, compare, options
+    from anchors_jax import commands, commands_cluster, commands_coverage, compare, options
 
     logging.basicConfig(format="%(levelname)s: %(message)s")
     # Libraries' notes on their own housekeeping; faults reach the user as exceptions.
     logging.getLogger("absl").setLevel(logging.ERROR)
     name, rest = argv[1], argv[2:]
     known = commands.COMMANDS
-    if name not in known and name != compare.NAME:
-        hint = options.nearest(name, [*known, compare.NAME])
+    own_flags = {  # commands that read the command line themselves
+        compare.NAME: compare.compare_command,
+        commands_coverage.NAME: commands_coverage.coverage_command,
+        commands_cluster.NAME: commands_cluster.cluster_command,
+    }
+    helps = {
+        commands_coverage.NAME: commands_coverage.flags,
+        commands_cluster.NAME: commands_cluster.flags,
+    }
+    if name not in known and name not in own_flags:
+        hint = options.nearest(name, [*known, *own_flags])
         print(f"error: no command {name!r}{hint}", file=sys.stderr)
         return 2
     if any(flag in ("--help", "-h") for flag in rest):
-        print(USAGE)
+        print(helps[name]().format_help() if name in helps else USAGE)
         return 0
     try:
-        if name == compare.NAME:  # the one command that takes several configs
-            compare.compare_command(rest)
+        if name in own_flags:
+            own_flags[name](rest)
         else:
             known[name](options.parse(rest))
     except options.UsageError as error:

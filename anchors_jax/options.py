@@ -44,6 +44,8 @@ def parse(arguments: Sequence[str]) -> Options:
     Raises:
       UsageError: an unknown flag, config key or value, or a config file that cannot be read.
     """
+    records = [a for a in arguments if a.startswith("--config.") and "=@" in a]
+    arguments = [a for a in arguments if a not in records]
     values = flags.FlagValues()
     file = next((a.partition("=")[2] for a in arguments if a.startswith("--config=")), "")
     flags.DEFINE_string("workdir", None, "folder of the run", values)
@@ -103,6 +105,40 @@ def _kept_config(path: pathlib.Path) -> ConfigDict:
     if not isinstance(content, dict) or not {"detector", "data", "train"} <= content.keys():
         raise UsageError(f"--config={path} is no config: it lacks detector, data or train")
     return from_plain(content)
+
+
+def replace_record(config: ConfigDict, key: str, file: pathlib.Path) -> None:
+    """Put the record of a JSON file at a dotted key of the config, where another record is.
+
+    Raises:
+      UsageError: the config has no record there; the file cannot be read, is no record, or names
+        code or keywords that do not exist.
+    """
+    where = f"--config.{key}=@{file}"
+    *path, last = key.split(".")
+    node = config
+    for name in (*path, last):
+        parent = node
+        if not isinstance(parent, ConfigDict) or name not in parent:
+            known = parent if isinstance(parent, ConfigDict) else ()
+            raise UsageError(f"{where}: the config has no key {name!r}{nearest(name, known)}")
+        node = parent[name]
+    if not isinstance(node, ConfigDict):
+        raise UsageError(f"{where}: {key} is {node!r}, not a record: give its value instead")
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{where}: {file} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UsageError(f"{where}: {file} is not JSON ({error})") from None
+    if not isinstance(record, dict) or not {spec.BIND, spec.MAKE} & record.keys():
+        raise UsageError(f"{where}: {file} holds no record: an object with 'make' or 'bind'")
+    try:
+        spec.build(record)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
+    with parent.unlocked():
+        parent[last] = ConfigDict(record)
 
 
 def _unknown_key(arguments: Sequence[str], error: AttributeError) -> str:

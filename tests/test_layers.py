@@ -21,7 +21,7 @@ LAYERS = [
     {"optim", "checkpoints", "logs", "results", "inference", "monitor"},
     {"train", "search"},
     {"experiment"},
-    {"commands", "options", "compare"},
+    {"commands", "options", "compare", "commands_anchors", "commands_coverage", "commands_cluster"},
     {"__main__"},
 ]
 ONLY = {"models": {"types", "deform", "models"}, "data": {"files", "data"}}
