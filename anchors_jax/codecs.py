@@ -75,6 +75,33 @@ def deltas(
     return Codec(encode, decode)
 
 
+def shapes(*, std: float = 1.0, log_size_limit: float = -math.log(1e-6)) -> Codec:
+    """Log size ratio alone, [..., 2]: a box with the anchor's centre (Guided Anchoring, Eq. 2).
+
+    `code = (log(w / wa), log(h / ha)) / std`.
+
+    Args:
+        std: divides the codes. The paper has 1; MMDetection 0.14 in GA-RPN, 1 in GA-RetinaNet.
+        log_size_limit: decoded log size ratios are limited to +- this value.
+    """
+
+    def encode(
+        boxes: Float[Array, "*#n 4"], anchors: Float[Array, "*#n 4"]
+    ) -> Float[Array, "*#n 2"]:
+        side = jnp.maximum(geometry.sizes(boxes), _SMALLEST_SIDE)
+        return jnp.log(side / jnp.maximum(geometry.sizes(anchors), _SMALLEST_SIDE)) / std
+
+    def decode(
+        codes: Float[Array, "*#n 2"], anchors: Float[Array, "*#n 4"]
+    ) -> Float[Array, "*#n 4"]:
+        anchor = geometry.to_centres(anchors)
+        ratio = jnp.clip(codes.astype(jnp.float32) * std, -log_size_limit, log_size_limit)
+        side = anchor[..., 2:] * jnp.exp(ratio)
+        return geometry.to_corners(jnp.concatenate([anchor[..., :2], side], axis=-1))
+
+    return Codec(encode, decode)
+
+
 def distances(
     *,
     relative: bool = False,

@@ -86,10 +86,22 @@ class DensePredictions:
 
 
 @struct.dataclass(kw_only=True)
+class GuidedPredictions(DensePredictions):
+    """What a head says that predicts its anchors, too: where there is one, and of what shape.
+
+    One anchor per cell, so A = P.
+    """
+
+    cell_logits: Float[Array, "*B P"]  # whether the cell is the centre of an object
+    shape_codes: Float[Array, "*B P 2"]  # width and height of its anchor
+
+
+@struct.dataclass(kw_only=True)
 class SemiAnchoredPredictions:
     """What a head says that classifies cells and regresses the S anchors of each.
 
-    `anchor_logits` say which of its anchors is a cell's object; None: the head does not say.
+    `anchor_logits` say which of its anchors is a cell's object; None: the head does not say. On
+    levels with fewer than S anchors per cell the rows end in padding, which must not matter.
     """
 
     logits: Float[Array, "*B P K"]
@@ -165,6 +177,7 @@ class Codec(NamedTuple):
 
     `encode(boxes [..., 4], anchors [..., 4]) -> codes [..., 4]`;
     `decode(codes [..., 4], anchors [..., 4]) -> boxes [..., 4]`.
+    Codes of shapes alone are [..., 2].
     """
 
     encode: Callable[..., Array]
@@ -178,11 +191,14 @@ class Objective(NamedTuple):
     `decode(predictions, anchors, image_size) -> Candidates`;
     `match(predictions, anchors, targets) -> Assignment`: which anchors learn to find an object,
     for logs and pictures. Soft methods say what they mean by it; the loss does not depend on it.
+    `place(predictions, anchors) -> Anchors`, of methods whose network predicts its anchors: those
+    that it makes of the grid, valid where detections may come from; None: the grid stays as it is.
     """
 
     loss: Callable[..., tuple[Terms, dict[str, Array]]]
     decode: Callable[..., Candidates]
     match: Callable[..., Assignment]
+    place: Callable[..., Anchors] | None = None
 
 
 class Detector(NamedTuple):
@@ -194,6 +210,7 @@ class Detector(NamedTuple):
     `score(variables, batch) -> Candidates` and `predict(variables, batch) -> Detections`, both
     with a leading B;
     `match(variables, batch) -> (Assignment with a leading B, Anchors)`, for logs and pictures.
+    `place(variables, batch) -> Anchors` with a leading B, where the objective has a `place`.
     """
 
     init: Callable[..., Any]
@@ -201,3 +218,4 @@ class Detector(NamedTuple):
     score: Callable[..., Candidates]
     predict: Callable[..., Detections]
     match: Callable[..., tuple[Assignment, Anchors]]
+    place: Callable[..., Anchors] | None = None

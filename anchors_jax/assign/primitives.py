@@ -94,7 +94,7 @@ class Match(NamedTuple):
 
 
 def largest_iou(
-    boxes: Float[Array, "A 4"],
+    boxes: Float[Array, "*N A 4"],
     usable: Bool[Array, "A"],
     targets: Targets,
     *,
@@ -107,7 +107,7 @@ def largest_iou(
     """Match anchors to objects by their largest IoU, and objects to their best anchors.
 
     Args:
-        boxes: of A anchors.
+        boxes: of A anchors; or N boxes for each, the best of which counts.
         usable: anchors that take part; of the others nothing is said.
         targets: G slots.
         min_positive_iou: an object claims anchors only if its largest IoU reaches this.
@@ -117,11 +117,13 @@ def largest_iou(
             near 1000 px carry 6e-5 px of rounding, about 1e-5 of the IoU of the smallest anchors.
         claim_without_overlap: let an object that meets no anchor claim all anchors.
     """
-    count = boxes.shape[0]
+    count = boxes.shape[-2]
+    boxes = boxes.reshape(-1, count, 4)
 
     def body(state: Match, objects: Array, slots: Array, used: Array) -> Match:
         part = usable[None] & used[:, None]
-        overlap = jnp.where(part, geometry.iou(objects[:, None], boxes[None]), -1.0)
+        overlap = jnp.max(geometry.iou(objects[:, None, None], boxes[None]), axis=1)
+        overlap = jnp.where(part, overlap, -1.0)
         top = jnp.max(overlap, axis=0)
         first = slots[jnp.argmax(overlap, axis=0)]
         owner = jnp.where(top > state.iou, first, state.owner)
@@ -143,3 +145,17 @@ def largest_iou(
         jnp.full(count, -1.0), jnp.zeros(count, jnp.int32), jnp.full(count, -1, jnp.int32)
     )
     return fold(body, start, targets.boxes, targets.objects, block=_MATCH_BLOCK)
+
+
+def best_iou(
+    boxes: Float[Array, "A 4"], usable: Bool[Array, "A"], targets: Targets
+) -> Float[Array, "G"]:
+    """The largest IoU of each object with a usable box; 0 for slots without an object."""
+
+    def body(best: Array, objects: Array, slots: Array, used: Array) -> Array:
+        overlap = jnp.where(usable[None], geometry.iou(objects[:, None], boxes[None]), 0.0)
+        peak = jnp.where(used, jnp.max(overlap, axis=1), 0.0)
+        return best.at[slots].max(peak)
+
+    none = jnp.zeros(targets.valid.shape, jnp.float32)
+    return fold(body, none, targets.boxes, targets.objects, block=_MATCH_BLOCK)

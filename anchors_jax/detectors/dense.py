@@ -100,7 +100,17 @@ def detector(
     def match(variables: Any, batch: Batch) -> tuple[Assignment, Anchors]:
         return per_image(objective.match, batch, forward(variables, batch), batch.targets)
 
-    return Detector(init=init, loss=loss, score=score, predict=predict, match=match)
+    def place(variables: Any, batch: Batch) -> Anchors:
+        return per_image(objective.place, batch, forward(variables, batch))[0]
+
+    return Detector(
+        init=init,
+        loss=loss,
+        score=score,
+        predict=predict,
+        match=match,
+        place=place if objective.place is not None else None,
+    )
 
 
 def split_frozen(variables: dict[str, Any], trainable: Any) -> dict[str, Any]:
