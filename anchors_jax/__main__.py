@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def keep_compiled() -> None:
-    """Keep compiled programs: a resumed run, eval and predict start in seconds. Before importing jax."""
+    """Keep compiled programs: a resumed run, eval and predict start in seconds. Before JAX."""
     cache = os.environ.get("ANCHORS_CACHE_DIR", os.path.expanduser("~/.cache/anchors_jax"))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "xla"))
 
