@@ -13,13 +13,18 @@ The paper leaves open: anchors that are neither positive nor background count in
 to the foreground, then to the lower class; a location with such anchors and no positive one is
 ignored (`ignore_between`); which anchors of a positive location regress, and to which object
 (`regress`).
+
+Levels may have different numbers of anchors per cell (SSD): S is the largest, and the rows [S] of
+other cells end in padding, of which nothing is ever said.
 """
 
+import dataclasses
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
@@ -45,7 +50,7 @@ def by_anchors(
     """Each location takes the most frequent label of its anchors.
 
     Args:
-        anchors: a grid with the same number of shapes on all levels.
+        anchors: a grid with at least one shape on every level.
         targets: G slots.
         assign: (anchors, targets) -> Assignment, the anchors' labels before regression; the paper
             takes max-IoU with thresholds 0.5 and 0.4.
@@ -61,29 +66,29 @@ def by_anchors(
             only without `ignore_between`.
 
     Raises:
-        ValueError: the levels have different numbers of shapes; or gamma lies outside 0..1.
+        ValueError: a level has no shapes; or gamma lies outside 0..1.
     """
-    shapes = shapes_per_cell(anchors)
+    cells = cells_of(anchors)
     found = assign(anchors, targets)
     gt, prior, ignored, valid = (
-        values.reshape(-1, shapes)
-        for values in (found.gt, found.positive, found.ignored, anchors.valid)
+        cells.rows(values) for values in (found.gt, found.positive, found.ignored, anchors.valid)
     )
+    prior = cells.members(prior)
     classes = jnp.where(prior, targets.labels[gt], -1)
     label, votes = most_frequent(classes)
     positive = votes > 0
     if gamma is not None:
-        background = jnp.sum(~prior & ~ignored, axis=1, dtype=jnp.int32)
+        background = jnp.sum(cells.members(~prior & ~ignored), axis=1, dtype=jnp.int32)
         positive &= _outweighs(votes, background, gamma)
     left_out = ignored
     if not ignore_between:
         crowd = primitives.in_crowd(anchors.boxes, targets, ignore_iof=ignore_iof)
-        left_out = ~valid | crowd.reshape(-1, shapes)
+        left_out = ~valid | cells.rows(crowd)
     regressed = prior & positive[:, None]
     if regress == "all_at_positive":
-        prior_boxes = anchors.boxes.reshape(-1, shapes, 4)
-        _, gt = best_of_class(lambda cells: prior_boxes[cells], label, positive, targets, shapes)
-        regressed = jnp.broadcast_to(positive[:, None], prior.shape)
+        boxes = cells.rows(anchors.boxes)
+        _, gt = best_of_class(lambda part: boxes[part], label, positive, targets, cells.shapes)
+        regressed = cells.members(positive[:, None])
     return LocationAssignment(
         label=jnp.where(positive, label, 0),
         positive=positive,
@@ -106,42 +111,85 @@ def by_centres(
     All anchors of a positive location regress to its object.
 
     Args:
-        anchors: a grid with the same number of shapes on all levels.
+        anchors: a grid with at least one shape on every level.
         targets: G slots.
         assign: (locations, targets) -> Assignment over one box of the stride's size per cell, as
             `anchors.points` makes them.
         prior_iou: an anchor has its location's label before regression from this IoU on.
 
     Raises:
-        ValueError: the levels have different numbers of shapes.
+        ValueError: a level has no shapes.
     """
-    shapes = shapes_per_cell(anchors)
+    cells = cells_of(anchors)
     maps = [(rows, columns) for rows, columns, _ in anchors.level_sizes]
     points = grids.points(maps=maps, strides=anchors.strides)
-    found = assign(points.replace(valid=anchors.valid.reshape(-1, shapes).all(axis=1)), targets)
+    found = assign(points.replace(valid=cells.rows(anchors.valid).all(axis=1)), targets)
     objects = jnp.where(found.positive[:, None], targets.boxes[found.gt], 0.0)
-    overlap = geometry.iou(anchors.boxes.reshape(-1, shapes, 4), objects[:, None])
-    everywhere = (len(points.boxes), shapes)
+    overlap = geometry.iou(cells.rows(anchors.boxes), objects[:, None])
+    positive = cells.members(found.positive[:, None])
     return LocationAssignment(
         label=jnp.where(found.positive, targets.labels[found.gt], 0),
         positive=found.positive,
         ignored=found.ignored,
-        gt=jnp.broadcast_to(found.gt[:, None], everywhere),
-        regressed=jnp.broadcast_to(found.positive[:, None], everywhere),
-        prior=found.positive[:, None] & (overlap >= prior_iou),
+        gt=jnp.where(positive, found.gt[:, None], 0),
+        regressed=positive,
+        prior=positive & (overlap >= prior_iou),
     )
 
 
-def shapes_per_cell(anchors: Anchors) -> int:
-    """How many anchors each cell has, S.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cells:
+    """How the anchors of a grid lie in rows, one per cell. All of it is known while tracing.
+
+    Padding stands for the first anchor of its cell, so that whatever is computed with its box is
+    as safe as with any other.
+    """
+
+    anchor: Int[np.ndarray, "P S"]
+    real: Bool[np.ndarray, "P S"]  # False: padding
+
+    @property
+    def shapes(self) -> int:
+        """S, the largest number of anchors per cell."""
+        return self.real.shape[1]
+
+    @property
+    def padded(self) -> bool:
+        """Whether levels differ in their number of anchors per cell."""
+        return not bool(self.real.all())
+
+    def rows(self, values: Array) -> Array:
+        """[A, ...] -> [P, S, ...]."""
+        if self.padded:
+            return values[self.anchor]
+        return values.reshape(*self.anchor.shape, *values.shape[1:])
+
+    def members(self, mask: Array) -> Array:
+        """The mask [P, S] or [P, 1] as [P, S], False in the padding."""
+        mask = jnp.broadcast_to(mask, self.anchor.shape)
+        return mask & self.real if self.padded else mask
+
+    def flat(self, rows: Array) -> Array:
+        """[P, S, ...] -> [A, ...], without the padding."""
+        values = rows.reshape(-1, *rows.shape[2:])
+        return values[np.flatnonzero(self.real)] if self.padded else values
+
+
+def cells_of(anchors: Anchors) -> Cells:
+    """The anchors of a grid by cell.
 
     Raises:
-        ValueError: not the same number on all levels.
+        ValueError: a level has no anchors: nothing could be said about its cells.
     """
-    counts = {shapes for _, _, shapes in anchors.level_sizes}
-    if len(counts) != 1:
-        raise ValueError(f"locations need as many anchors on every level, not {sorted(counts)}")
-    return counts.pop()
+    counts = [shapes for _, _, shapes in anchors.level_sizes]
+    if not all(counts):
+        raise ValueError(f"locations need at least one anchor on every level, not {counts}")
+    per_cell = np.repeat(counts, [rows * columns for rows, columns, _ in anchors.level_sizes])
+    slot = np.arange(max(counts), dtype=np.int32)
+    first = np.cumsum(per_cell) - per_cell
+    real = slot[None] < per_cell[:, None]
+    anchor = np.where(real, first[:, None] + slot[None], first[:, None])
+    return Cells(anchor=anchor.astype(np.int32), real=real)
 
 
 def most_frequent(classes: Int[Array, "P S"]) -> tuple[Int[Array, "P"], Int[Array, "P"]]:

@@ -82,7 +82,8 @@ def objective(
         that detections do not depend on how images are batched.
 
     Raises:
-      ValueError: (from loss and decode) the head and the grid differ in their anchors per cell.
+      ValueError: (from loss and decode) the head and the grid differ in their anchors per cell,
+        or a level has none.
     """
     loss = functools.partial(
         _loss,
@@ -117,7 +118,7 @@ def _loss(
     positive_iou: float,
     sigma: float,
 ) -> tuple[Terms, dict[str, Array]]:
-    _check_shapes(predictions, anchors)
+    cells = _cells(predictions, anchors)
     assignment = lax.stop_gradient(label(anchors, targets))
     classes = jnp.where(assignment.positive, assignment.label, predictions.logits.shape[-1])
     class_total = jnp.sum(
@@ -125,12 +126,13 @@ def _loss(
     )
     regressed = assignment.regressed.reshape(-1)
     matched = targets.boxes[assignment.gt.reshape(-1)]
+    anchor_boxes = cells.rows(anchors.boxes).reshape(-1, 4)
     box_total = jnp.sum(
         positive_box_losses(
             predictions.codes.reshape(-1, 4),
-            anchors.boxes,
+            anchor_boxes,
             # The anchor's own box stands in where there is no object: it encodes to zeros.
-            jnp.where(regressed[:, None], matched, anchors.boxes),
+            jnp.where(regressed[:, None], matched, anchor_boxes),
             regressed,
             codec=codec,
             box_loss=box_loss,
@@ -146,9 +148,9 @@ def _loss(
     }
     if predictions.anchor_logits is not None:
         each = anchor_loss(predictions.anchor_logits, soft_targets(mu, sigma=sigma), after)
-        total = jnp.sum(each, where=assignment.positive[:, None], initial=0.0)
+        total = jnp.sum(each, where=cells.members(assignment.positive[:, None]), initial=0.0)
         terms["anchor"] = Term(total=anchor_weight * total, count=_count(after))
-    return terms, _statistics(assignment, after, targets)
+    return terms, _statistics(assignment, after, targets, cells)
 
 
 def _match(
@@ -160,11 +162,11 @@ def _match(
 ) -> Assignment:
     """The anchors that regress are the positives; ignored are all anchors of ignored locations."""
     del predictions
-    found = label(anchors, targets)
-    regressed = found.regressed.reshape(-1)
-    ignored = jnp.broadcast_to(found.ignored[:, None], found.regressed.shape).reshape(-1)
+    found, cells = label(anchors, targets), locations.cells_of(anchors)
+    regressed = cells.flat(found.regressed)
+    ignored = cells.flat(jnp.broadcast_to(found.ignored[:, None], found.regressed.shape))
     return Assignment(
-        gt=jnp.where(regressed, found.gt.reshape(-1), 0),
+        gt=jnp.where(regressed, cells.flat(found.gt), 0),
         positive=regressed,
         ignored=ignored & ~regressed,
     )
@@ -182,16 +184,16 @@ def regressed_overlaps(
 
     A constant for the gradient. Only positive locations are decoded; 0 elsewhere.
     """
-    codes = lax.stop_gradient(codes)
-    prior = anchors.boxes.reshape(codes.shape)
+    codes, cells = lax.stop_gradient(codes), locations.cells_of(anchors)
+    prior = cells.rows(anchors.boxes)
     overlap, _ = locations.best_of_class(
-        lambda cells: codec.decode(codes[cells], prior[cells]),
+        lambda part: codec.decode(codes[part], prior[part]),
         assignment.label,
         assignment.positive,
         targets,
         codes.shape[1],
     )
-    return lax.stop_gradient(overlap)
+    return lax.stop_gradient(jnp.where(cells.real, overlap, 0.0) if cells.padded else overlap)
 
 
 def soft_targets(mu: Float[Array, "*B P S"], *, sigma: float = 0.9) -> Float[Array, "*B P S"]:
@@ -202,12 +204,12 @@ def soft_targets(mu: Float[Array, "*B P S"], *, sigma: float = 0.9) -> Float[Arr
 
 
 def _statistics(
-    assignment: LocationAssignment, after: Array, targets: Targets
+    assignment: LocationAssignment, after: Array, targets: Targets, cells: locations.Cells
 ) -> dict[str, Float[Array, ""]]:
     """What the log says about one image; positives and ignored are locations."""
     owned = jnp.zeros(targets.valid.shape, bool).at[assignment.gt].max(assignment.regressed)
     changed = assignment.positive[:, None] & (assignment.prior != after)
-    candidates = _count(assignment.positive) * after.shape[1]
+    candidates = _count(cells.members(assignment.positive[:, None]))
     return {
         "positives": _count(assignment.positive),
         "ignored": _count(assignment.ignored),
@@ -228,10 +230,8 @@ def _decode(
     codec: Codec,
     choose: Callable[..., tuple[Array | None, Array]],
 ) -> Candidates:
-    _check_shapes(predictions, anchors)
-    codes = predictions.codes
-    cells, shapes = codes.shape[:2]
-    chosen, weight = choose(predictions.anchor_logits, cells=cells, shapes=shapes)
+    cells, codes = _cells(predictions, anchors), predictions.codes
+    chosen, weight = choose(predictions.anchor_logits, cells=cells)
 
     def of_chosen(values: Array) -> Array:
         """[P, S, ...] -> [P * k, ...]: only what is chosen is ever decoded."""
@@ -241,13 +241,13 @@ def _decode(
         return values.reshape(-1, *values.shape[2:])
 
     # An anchor is valid with its cell.
-    weight = jnp.where(anchors.valid.reshape(cells, shapes)[:, :1], weight, 0.0)
+    weight = jnp.where(cells.rows(anchors.valid)[:, :1], weight, 0.0)
     scores = jax.nn.sigmoid(predictions.logits.astype(jnp.float32))
-    decoded = codec.decode(of_chosen(codes), of_chosen(anchors.boxes.reshape(codes.shape)))
+    decoded = codec.decode(of_chosen(codes), of_chosen(cells.rows(anchors.boxes)))
     return Candidates(
         boxes=boxes.clip(decoded, image_size),
         scores=(scores[:, None] * weight[..., None]).reshape(-1, scores.shape[-1]),
-        shape=of_chosen(anchors.shape.reshape(cells, shapes)),
+        shape=of_chosen(cells.rows(anchors.shape)),
         level_counts=tuple(
             rows * columns * weight.shape[1] for rows, columns, _ in anchors.level_sizes
         ),
@@ -257,17 +257,20 @@ def _decode(
 def _choose(
     anchor_logits: Array | None,
     *,
-    cells: int,
-    shapes: int,
+    cells: locations.Cells,
     top_k: int,
     min_score: float,
     key: int,
 ) -> tuple[Array | None, Array]:
     """The anchors [P, k] of each location that stand for it (None: all), and their p_ik [P, k]."""
     if anchor_logits is None:
-        chosen = jax.random.randint(jax.random.key(key), (cells, 1), 0, shapes)
-        return chosen, jnp.ones((cells, 1), jnp.float32)
-    if top_k >= shapes:
+        count = len(cells.real)
+        shapes = cells.real.sum(axis=1, keepdims=True) if cells.padded else cells.shapes
+        chosen = jax.random.randint(jax.random.key(key), (count, 1), 0, shapes)
+        return chosen, jnp.ones((count, 1), jnp.float32)
+    if cells.padded:
+        anchor_logits = jnp.where(cells.real, anchor_logits, -jnp.inf)
+    if top_k >= cells.shapes:
         chosen = None
     elif top_k == 1:  # ties to the first, as in top_k
         chosen = jnp.argmax(anchor_logits, axis=1, keepdims=True)
@@ -282,10 +285,14 @@ def _count(mask: Array) -> Float[Array, ""]:
     return jnp.sum(mask, dtype=jnp.float32)
 
 
-def _check_shapes(predictions: SemiAnchoredPredictions, anchors: Anchors) -> None:
-    head, grid = predictions.codes.shape[-2], locations.shapes_per_cell(anchors)
-    if head != grid:
+def _cells(predictions: SemiAnchoredPredictions, anchors: Anchors) -> locations.Cells:
+    """The grid's anchors by cell, if the head has as many."""
+    cells, head = locations.cells_of(anchors), predictions.codes.shape[:2]
+    if head != cells.anchor.shape:
+        counts = tuple(shapes for _, _, shapes in anchors.level_sizes)
         raise ValueError(
-            f"the head has {head} anchors per cell and the grid {grid}: "
-            f"set detector.model.head.shapes_per_cell = {grid}"
+            f"the head has {head[1]} anchors per cell on {head[0]} cells and the grid "
+            f"{cells.shapes} on {len(cells.real)}: set detector.model.head.shapes_per_cell = "
+            f"{counts if cells.padded else cells.shapes}"
         )
+    return cells

@@ -310,6 +310,6 @@ def test_bad_input_is_named():
     anchors, assignment = drawn(np.random.default_rng(0), 4, 2, 1)
     with pytest.raises(ValueError, match=r"gamma 1\.5 is not between 0 and 1"):
         label(anchors, objects_of([0]), assignment, gamma=1.5)
-    uneven = anchors.replace(level_sizes=((1, 2, 2), (1, 1, 4)))
-    with pytest.raises(ValueError, match=r"as many anchors on every level, not \[2, 4\]"):
-        locations.shapes_per_cell(uneven)
+    empty = anchors.replace(level_sizes=((1, 2, 4), (1, 1, 0)))
+    with pytest.raises(ValueError, match=r"at least one anchor on every level, not \[4, 0\]"):
+        locations.cells_of(empty)
