@@ -1,6 +1,8 @@
 """An Optuna study in a data base: SQLite in a file, or PostgreSQL for many machines."""
 
+import random
 import re
+import time
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -58,30 +60,18 @@ def open_study(
     """
     warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats, retries
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    where = f"--storage={_without_password(url)}"
     try:
-        storage = optuna.storages.RDBStorage(
-            url,
-            engine_kwargs={"pool_pre_ping": True, **options},
-            heartbeat_interval=heartbeat,
-            grace_period=3 * heartbeat,
-            heartbeat_stale_trial_callback=worker.again,
-        )
-        study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            directions=directions,
-            load_if_exists=True,
-            pruner=PRUNERS[pruner](),
-        )
-        # A study that is continued goes on elsewhere in the random numbers.
-        seed = None if seed is None else seed + len(study.get_trials(deepcopy=False))
-        study.sampler = SAMPLERS[sampler](seed=seed, trials=trials)
+        study = _connect(url, name, directions=directions, heartbeat=heartbeat)
     except ImportError as error:
-        raise StudyError(f"--storage={_without_password(url)} needs a driver: {error}") from error
+        hint = 'pip install "psycopg[binary]"' if url.startswith("postgresql") else str(error)
+        raise StudyError(f"{where} needs a driver: {hint}") from error
     except Exception as error:  # each data base has errors of its own
-        reason = str(error).strip().split("\n")[0]
-        raise StudyError(f"--storage={_without_password(url)} cannot be used: {reason}") from error
+        raise StudyError(f"{where} cannot be used: {str(error).strip().splitlines()[0]}") from error
+    # A study that is continued goes on elsewhere in the random numbers.
+    seed = None if seed is None else seed + len(study.get_trials(deepcopy=False))
+    study.sampler = SAMPLERS[sampler](seed=seed, trials=trials)
+    study.pruner = PRUNERS[pruner]()
     for key, value in record.items():
         before = study.user_attrs.get(key)
         if before is None:
@@ -89,6 +79,31 @@ def open_study(
         elif before != value:
             raise StudyError(f"study {name!r} is about another {key}; choose another --study")
     return study
+
+
+def _connect(
+    url: str, name: str, *, directions: tuple[str, ...], heartbeat: int, attempts: int = 5
+) -> optuna.Study:
+    """Open or make the tables and the study; workers that start together may race for that."""
+    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    while True:
+        try:
+            storage = optuna.storages.RDBStorage(
+                url,
+                engine_kwargs={"pool_pre_ping": True, **options},
+                heartbeat_interval=heartbeat,
+                grace_period=3 * heartbeat,
+                heartbeat_stale_trial_callback=worker.again,
+            )
+            return optuna.create_study(
+                storage=storage, study_name=name, directions=directions, load_if_exists=True
+            )
+        except Exception as error:
+            raced = "already exists" in str(error) or "duplicate key" in str(error)
+            attempts -= 1
+            if not raced or not attempts:
+                raise
+            time.sleep(random.uniform(0.2, 1.0))
 
 
 def _without_password(url: str) -> str:

@@ -1,4 +1,7 @@
-"""A worker whose trials only take time: python sweep_child.py URL LOG TRIALS SECONDS SPACE."""
+"""A worker whose trials only take time.
+
+python sweep_child.py URL STUDY LOG TRIALS SECONDS SPACE
+"""
 
 import os
 import sys
@@ -9,8 +12,8 @@ from experiments import space, study, worker
 HEARTBEAT = 1
 
 
-def main(url, log, trials, seconds, words):
-    """Work on the study "s"; every trial leaves a line at its begin and at its end."""
+def main(url, name, log, trials, seconds, words):
+    """Work on a study; every trial leaves a line at its begin and at its end."""
 
     def note(*what):
         with open(log, "a") as stream:  # short appends of several processes do not mix
@@ -25,7 +28,7 @@ def main(url, log, trials, seconds, words):
 
     opened = study.open_study(
         url,
-        "s",
+        name,
         directions=("maximize",),
         record={},
         sampler="random",
