@@ -25,6 +25,8 @@ METHODS = {
     "freeanchor": "FreeAnchor",
     "semi_anchored": "Semi-Anchored",
     "guided_anchoring": "GA-RetinaNet",
+    "ssd": "SSD",
+    "semi_anchored_ssd": "Semi-Anchored SSD",
 }
 
 
@@ -98,8 +100,10 @@ CELLS = Table(
     key="bccd",
     title="Blood cells: 364 photographs",
     claim="What holds on drawings holds on crowded photographs.",
-    setting="BCCD, trainval -> test, 240 x 320, 30 epochs; no published numbers",
+    setting="BCCD, trainval -> test, 240 x 320, 15 epochs; no published numbers",
     baseline="retinanet",
+    # Half of the config's own: AP50 rises by a few points more in the second half.
+    overrides={"bench": {"train.epochs": 15.0}},
     rows=tuple(_cells(name) for name in METHODS),
 )
 
