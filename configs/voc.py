@@ -12,7 +12,17 @@ from ml_collections import ConfigDict
 
 from anchors_jax.data import voc
 from anchors_jax.spec import make
-from configs import atss, common, fcos, freeanchor, paa, retinanet, semi_anchored, ssd
+from configs import (
+    atss,
+    common,
+    fcos,
+    freeanchor,
+    paa,
+    retinanet,
+    semi_anchored,
+    semi_anchored_ssd,
+    ssd,
+)
 
 # What builds each method's detector, and that config's own suffix.
 METHODS = {
@@ -24,6 +34,7 @@ METHODS = {
     "freeanchor": (freeanchor, ""),
     "semi_anchored": (semi_anchored, ""),
     "ssd": (ssd, ""),
+    "semi_anchored_ssd": (semi_anchored_ssd, ""),
 }
 VARIANTS = {
     f"{scale}_{name}": (scale, name) for scale in ("bench", "smoke") for name in METHODS
@@ -37,7 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = file.get_config(scale + suffix)
     config.name = "voc" if method == "retinanet" else f"voc_{method}"
     config.num_classes = 20
-    if file is ssd:
+    if file in (ssd, semi_anchored_ssd):
         ssd.for_photographs(config, side=280)
     config.data = common.data_block(
         train=ConfigDict(),

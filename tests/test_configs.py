@@ -17,13 +17,15 @@ FILES = sorted(
     for path in (REPOSITORY / "configs").glob("*.py")
     if path.stem not in ("__init__", "common")
 )
+SSD = ("paper", "paper512", "voc300", "voc512", "bench", "smoke")
 VARIANTS = {
     "quickstart": ("bench", "smoke"),
     "bccd": ("bench", "smoke", "bench_semi_anchored"),
     "voc": tuple(voc.VARIANTS),
     "freeanchor": ("paper", "official", "bench", "smoke"),
     "coco": ("paper", "coco128", "overfit16", "smoke"),
-    "ssd": ("paper", "paper512", "voc300", "voc512", "bench", "smoke"),
+    "ssd": SSD,
+    "semi_anchored_ssd": SSD,
     "fcos": ("paper", "bench", "smoke", "improved", "bench_improved", "smoke_improved"),
 }
 ALL = [
