@@ -8,8 +8,8 @@ Read: search/tree.py, search/layers.py, search/surgery.py.
 Published: nothing for this menu; no table of this config has a paper's number beside it.
 Run: python -m anchors_jax train --config=configs/overanchorized.py:bench --workdir=runs/over
      python -m anchors_jax prune --workdir=runs/over --search=shared --out=runs/over/pruned
-Variants: paper (default), bench, smoke: RetinaNet at that scale. `overanchorize` does the same to
-any config whose anchors are `octaves` or `ssd`.
+Variants: paper (default), bench, smoke: RetinaNet at that scale; ssd_paper, ssd_bench, ssd_smoke:
+SSD. `overanchorize` does the same to any config whose anchors are `octaves` or `ssd`.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,19 @@ from ml_collections import ConfigDict
 
 from anchors_jax import anchors, spec
 from anchors_jax.spec import make
-from configs import common, retinanet
+from configs import common, retinanet, ssd
 
 RATIOS = (1 / 3, 1 / 2, 1.0, 2.0, 3.0)
+VARIANTS = (*common.SCALES, *(f"ssd_{scale}" for scale in common.SCALES))
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg` is the scale."""
-    config = retinanet.get_config(common.choose(arg, common.SCALES, "paper"))
+    """`arg` is the scale, with ssd_ before it for SSD."""
+    variant = common.choose(arg, VARIANTS, "paper")
+    base = ssd if variant.startswith("ssd_") else retinanet
+    config = base.get_config(variant.removeprefix("ssd_"))
     overanchorize(config)
-    config.name = "overanchorized"
+    config.name = "overanchorized_ssd" if base is ssd else "overanchorized"
     return config
 
 
@@ -61,5 +64,7 @@ def overanchorize(
     else:
         raise ValueError(f"overanchorize knows octaves and ssd, not {before.make}")
     config.detector.anchors.shapes = shapes
-    config.detector.model.head.shapes_per_cell = scales * len(ratios)
+    head, count = config.detector.model.head, scales * len(ratios)
+    several = isinstance(head.shapes_per_cell, tuple)  # SSD: a number for each level
+    head.shapes_per_cell = (count,) * len(head.shapes_per_cell) if several else count
     return config

@@ -26,6 +26,7 @@ VARIANTS = {
     "coco": ("paper", "coco128", "overfit16", "smoke"),
     "ssd": SSD,
     "semi_anchored_ssd": SSD,
+    "overanchorized": ("paper", "bench", "smoke", "ssd_paper", "ssd_bench", "ssd_smoke"),
     "fcos": ("paper", "bench", "smoke", "improved", "bench_improved", "smoke_improved"),
 }
 ALL = [

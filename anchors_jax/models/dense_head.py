@@ -24,19 +24,24 @@ class DenseHead(TowerHead):
       quality: None, or the tower ("box" or "class") whose output also gives one logit per anchor
         (centerness, IoU).
       level_scale: multiply the codes of each level by a learned number that starts at 1.
+      slots: for pruned heads, which of the shapes_per_cell shapes each level has; a level without
+        any is skipped, and costs nothing. None: all shapes on all levels.
 
     Raises:
-      ValueError: for an unknown quality tower or a prior outside (0, 1).
+      ValueError: for an unknown quality tower, a prior outside (0, 1) or slots without any shape.
     """
 
     shapes_per_cell: int = 9
     quality: str | None = None
     level_scale: bool = False
+    slots: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.quality not in (None, "box", "class"):
             raise ValueError(f"quality {self.quality!r} is not None, 'box' or 'class'")
+        if self.slots is not None and not any(self.slots):
+            raise ValueError("slots leave no level with a shape")
 
     @nn.compact
     def __call__(
@@ -54,16 +59,28 @@ class DenseHead(TowerHead):
             scales = self.param("level_scale", nn.initializers.ones, scales.shape, jnp.float32)
         logits, codes, quality = [], [], []
         for level, x in enumerate(pyramid):
+            chosen = None if self.slots is None else self.slots[level]
+            if chosen == ():
+                continue
             class_features = class_tower(x, train=train)
             box_features = box_tower(x, train=train)
-            logits.append(rows_of(class_output(class_features), classes))
-            codes.append(rows_of(box_output(box_features), 4) * scales[level])
+            logits.append(self._rows(class_output(class_features), classes, chosen))
+            codes.append(self._rows(box_output(box_features), 4, chosen) * scales[level])
             if quality_output is not None:
                 features = box_features if self.quality == "box" else class_features
-                quality.append(rows_of(quality_output(features), 1))
+                quality.append(self._rows(quality_output(features), 1, chosen))
         return DensePredictions(
             logits=jnp.concatenate(logits, 1),
             codes=jnp.concatenate(codes, 1),
             quality=jnp.concatenate(quality, 1)[..., 0] if quality else None,
             maps=tuple((x.shape[1], x.shape[2]) for x in pyramid),
         )
+
+    def _rows(
+        self, x: Float[Array, "B H W C"], size: int, chosen: tuple[int, ...] | None
+    ) -> Float[Array, "B N n"]:
+        """Rows of `size` channels, one per anchor, of the chosen shapes."""
+        if chosen is None or chosen == tuple(range(self.shapes_per_cell)):
+            return rows_of(x, size)
+        shapes = x.reshape(*x.shape[:3], self.shapes_per_cell, size)[..., chosen, :]
+        return rows_of(shapes.reshape(*x.shape[:3], -1), size)

@@ -52,25 +52,22 @@ def shared_head_macs(
     depth: int = 4,
     width: int = 256,
     channels: int | None = None,
-    all_slots: bool = True,
 ) -> int:
     """Head of RetinaNet: two towers and an output convolution, the same on every level.
 
     Args:
       cells: H_l W_l of every level.
-      kept: A_l; a level without anchors runs nothing.
+      kept: A_l; a level without anchors runs nothing, every other one predicts max A_l anchors.
       outputs: numbers per anchor: scores, 4 codes, 1 more for a quality branch.
       depth, width: convolutions of a tower and their channels.
       channels: of the feature maps; None: `width`.
-      all_slots: the reference's head predicts max A_l anchors on every level, whatever is asked of
-        it; False counts the A_l anchors of the level only (`DenseHead.slots`).
     """
     channels = width if channels is None else channels
     largest = max(kept, default=0)
     tower = 2 * 9 * (channels * width + (depth - 1) * width * width) if depth else 0
     into = width if depth else channels
     return sum(
-        area * (tower + 9 * into * (largest if all_slots else count) * outputs)
+        area * (tower + 9 * into * largest * outputs)
         for area, count in zip(cells, kept, strict=True)
         if count
     )
