@@ -21,6 +21,7 @@ commands
   describe                         print the config, network size and FLOPs; computes nothing else
   coverage [--workdir=DIR]         how well the anchors cover the data's boxes (coverage --help)
   cluster  --workdir=DIR -k K      anchor shapes from the data's boxes (cluster --help)
+  prune    --workdir=DIR           which anchors a trained run needs; slices them (prune --help)
 
 flags
   --checkpoint=best|latest|STEP    which checkpoint eval and predict read (default: best)
@@ -61,7 +62,14 @@ def keep_compiled() -> None:
 def _run(argv: Sequence[str]) -> int:
     keep_compiled()
     # Imported late: --help and a mistyped command answer at once.
-    from anchors_jax import commands, commands_cluster, commands_coverage, compare, options
+    from anchors_jax import (
+        commands,
+        commands_cluster,
+        commands_coverage,
+        commands_prune,
+        compare,
+        options,
+    )
 
     logging.basicConfig(format="%(levelname)s: %(message)s")
     # Libraries' notes on their own housekeeping; faults reach the user as exceptions.
@@ -72,10 +80,12 @@ def _run(argv: Sequence[str]) -> int:
         compare.NAME: compare.compare_command,
         commands_coverage.NAME: commands_coverage.coverage_command,
         commands_cluster.NAME: commands_cluster.cluster_command,
+        commands_prune.NAME: commands_prune.prune_command,
     }
     helps = {
         commands_coverage.NAME: commands_coverage.flags,
         commands_cluster.NAME: commands_cluster.flags,
+        commands_prune.NAME: commands_prune.flags,
     }
     if name not in known and name not in own_flags:
         hint = options.nearest(name, [*known, *own_flags])

@@ -21,7 +21,16 @@ LAYERS = [
     {"optim", "checkpoints", "logs", "results", "inference", "monitor"},
     {"train", "search"},
     {"experiment"},
-    {"commands", "options", "compare", "commands_anchors", "commands_coverage", "commands_cluster"},
+    {
+        "commands",
+        "options",
+        "compare",
+        "commands_anchors",
+        "commands_coverage",
+        "commands_cluster",
+        "commands_prune",
+        "commands_surgery",
+    },
     {"__main__"},
 ]
 ONLY = {"models": {"types", "deform", "models"}, "data": {"files", "data"}}

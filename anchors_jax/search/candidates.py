@@ -6,6 +6,8 @@ what is kept per image are the (anchor, class) pairs above the score threshold, 
 
 import dataclasses
 import functools
+import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -16,7 +18,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Float32, Int, Int32
 
 from anchors_jax import boxes as geometry
-from anchors_jax import inference, nms, parallel
+from anchors_jax import files, inference, nms, parallel
 from anchors_jax.search.layout import Layout
 from anchors_jax.types import Batch, Candidates, Detector
 
@@ -192,3 +194,40 @@ def original_boxes(candidates: CandidateSet) -> Float[np.ndarray, "I C 4"]:
     """Boxes in pixels of the original images, as `evaluation.from_batch` computes them."""
     scale = np.tile(candidates.scale, 2).astype(np.float32)
     return candidates.boxes / scale[:, None, :]
+
+
+def save(path: str | os.PathLike[str], candidates: CandidateSet, subject: dict[str, Any]) -> None:
+    """Write a set and what it was scored with, atomically."""
+    arrays = {name: getattr(candidates, name) for name in _ARRAYS}
+    about = {
+        "subject": subject,
+        "cut": candidates.cut,
+        "cells": candidates.layout.cells,
+        "shapes": candidates.layout.shapes,
+        "rule": dataclasses.asdict(candidates.rule),
+    }
+    with files.atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.savez(stream, about=np.array(json.dumps(about)), **arrays)
+
+
+def load(path: str | os.PathLike[str], subject: dict[str, Any]) -> CandidateSet | None:
+    """The set that `save` wrote; None where there is none, or one of another subject."""
+    if not os.path.exists(path):
+        return None
+    try:
+        with np.load(path) as stored:
+            about = json.loads(str(stored["about"]))
+            if about["subject"] != json.loads(json.dumps(subject)):
+                return None
+            arrays = {name: stored[name] for name in _ARRAYS}
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{os.fspath(path)}: not a candidate set: {error}") from None
+    return CandidateSet(
+        **arrays,
+        cut=about["cut"],
+        layout=Layout(tuple(about["cells"]), tuple(about["shapes"])),
+        rule=DetectRule(**about["rule"]),
+    )
+
+
+_ARRAYS = ("boxes", "scores", "labels", "anchor", "usable", "count", "image_id", "scale")

@@ -7,7 +7,7 @@ dropped on reading; the search is deterministic, so replaying it from the file c
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, ItemsView
 from typing import Any
 
 from anchors_jax import files
@@ -45,6 +45,10 @@ class Store:
 
     def __getitem__(self, removed: Removed) -> Any:
         return self._known[removed]
+
+    def items(self) -> ItemsView[Removed, Any]:
+        """Every configuration and its value."""
+        return self._known.items()
 
     def get(self, removed: Removed, compute: Callable[[], Any]) -> Any:
         """The value of a configuration; computed and written down where it is not known.
