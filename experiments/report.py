@@ -1,99 +1,110 @@
-"""Tables from result files: python -m experiments.report FOLDER
+"""Tables of our numbers beside the published ones: python -m experiments.report PAPER|all|FOLDER
 
-Reads FOLDER/results/*.json (the `result.json` of runs) and writes the table between the marks in
-FOLDER/README.md. A number that is in no result file is in no table.
+Reads the result files that experiments.run writes. A number that is in no result file is in no
+table.
 """
 
-import argparse
-import json
+import os
 import pathlib
-import statistics
 import sys
-from typing import Any
+from collections.abc import Sequence
 
-from anchors_jax import files
+USAGE = """\
+usage: python -m experiments.report PAPER|all|FOLDER [--runs=runs] [--scales=paper,bench]
 
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+PAPER    one of: {papers}
+         writes the tables between the marks of experiments/PAPER/README.md, and the page
+         experiments/PAPER/report.html with intervals, curves and pictures
+all      every paper
+FOLDER   a folder with results/*.json of any runs: writes the table into FOLDER/README.md
+
+flags
+  --runs=runs           where the runs are (--workdir of experiments.run); curves and pictures
+                        come from there, the numbers never do
+  --scales=paper,bench  in this order; smoke means nothing and is left out unless named
+"""
+
+SCALES = ("paper", "bench")
 
 
-def read(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """All result files of an experiment.
+def of_paper(
+    key: str, *, runs: pathlib.Path, scales: Sequence[str], folder: pathlib.Path | None = None
+) -> list[str]:
+    """Write README.md and report.html of a paper; one line per table about its claim.
 
     Raises:
-      ValueError: a file that is no result of a run, naming file and key.
+      ValueError: no such paper, a result file that is none, or a README without marks.
     """
-    results = []
-    for path in sorted((folder / "results").glob("*.json")):
-        result = json.loads(path.read_text())
-        for key in ("config", "scale", "seed", "commit", "device", "data", "metrics"):
-            if key not in result:
-                raise ValueError(f"{path}: no key {key!r}; expected the result.json of a run")
-        results.append(result)
-    if not results:
-        raise ValueError(f"{folder / 'results'}: no result files")
-    return results
+    from anchors_jax import files
+    from experiments import html, markdown, measured, plan, rows, section
+
+    def stale(table: rows.Table, row: rows.Row, result: measured.Result) -> str:
+        cell = plan.Cell(paper=key, table=table, row=row, scale=result.scale, seed=int(result.seed))
+        state = plan.state(cell)
+        return "" if state == "done" else f"it is of another config ({state})"
+
+    paper = rows.load(key)
+    folder = folder or rows.FOLDER / key
+    groups, left_out = measured.collect(paper, folder, stale=stale)
+    parts = section.sections(paper, groups, scales)
+    title = key.replace("_", " ").capitalize()
+    markdown.insert(folder / "README.md", markdown.text(parts, left_out), title=title)
+    files.write_text(folder / "report.html", html.page(title, parts, left_out, runs=runs))
+    return [f"{key}, table {p.table.key} ({p.scale or 'not run'}): {p.word}" for p in parts]
 
 
-def data_name(result: dict[str, Any]) -> str:
-    """What a run was evaluated on, in a few words."""
-    data = result["data"]["eval"]
-    reader = data["make"].partition(":")[2]
-    where = data.get("root") or data.get("annotations") or data.get("directory")
-    if reader == "shapes":
-        where = f"{data['image_size']} px"
-    return f"{reader} {where}, {data.get('split', 'all')}"
+def of_folder(folder: pathlib.Path) -> list[str]:
+    """Write the table of a folder's results into its README.md; the table."""
+    from experiments import folder as folders
+    from experiments import markdown
+
+    text = folders.text(folders.read(folder))
+    markdown.insert(folder / "README.md", text, title=folder.name)
+    return [text]
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: one row per config and data set; means over seeds, with their range."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for result in results:
-        groups.setdefault((data_name(result), result["config"], result["scale"]), []).append(result)
-    lines = [
-        f"| config | scale | data | seeds | {' | '.join(COLUMNS)} | steps | minutes | commit |",
-        "|---|---|---|---|" + "---|" * (len(COLUMNS) + 3),
-    ]
-    for (data, config, scale), runs in sorted(groups.items()):
-        cells = [config, scale, data, str(len(runs))]
-        cells += [_mean([run["metrics"][column] for run in runs]) for column in COLUMNS]
-        seconds = [run["seconds"] for run in runs if run["seconds"]]
-        minutes = f"{statistics.mean(seconds) / 60:.1f}" if seconds else "continued"
-        commits = ", ".join(sorted({run["commit"] for run in runs}))
-        cells += [str(runs[0]["step"]), minutes, commits]
-        lines.append("| " + " | ".join(cells) + " |")
-    devices = ", ".join(sorted({result["device"] for result in results}))
-    return "\n".join([*lines, "", f"AP in percent; measured on {devices}."])
+def run(words: Sequence[str]) -> None:
+    """Do what a command line says."""
+    from anchors_jax.spec import nearest
+    from experiments import rows
+
+    flags = {"--runs": "runs", "--scales": ",".join(SCALES)}
+    names = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            names.append(word)
+        elif name in flags and equals:
+            flags[name] = value
+        else:
+            raise ValueError(f"no flag {word!r}{nearest(name, flags)}")
+    scales = flags["--scales"].split(",")
+    for scale in scales:
+        if scale not in rows.SCALES:
+            raise ValueError(f"--scales: no scale {scale!r}{nearest(scale, rows.SCALES)}")
+    for name in rows.PAPERS if names == ["all"] else names:
+        if name not in rows.PAPERS and pathlib.Path(name).is_dir():
+            lines = of_folder(pathlib.Path(name))
+        else:
+            lines = of_paper(name, runs=pathlib.Path(flags["--runs"]), scales=scales)
+        print("\n".join(lines))
 
 
-def _mean(values: list[float]) -> str:
-    values = [100 * value for value in values if value >= 0]
-    if not values:
-        return "-"
-    spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+def main(words: Sequence[str]) -> int:
+    """Run one command line; returns the exit status."""
+    from experiments import rows
 
-
-def main() -> int:
-    """Write the table into the README of an experiment."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=pathlib.Path)
-    folder = parser.parse_args().folder
+    if not words or {"help", "--help", "-h"} & set(words):
+        print(USAGE.format(papers=", ".join(rows.PAPERS)))
+        return 0 if words else 2
     try:
-        text = table(read(folder))
-        page = folder / "README.md"
-        content = page.read_text()
-        before, mark, rest = content.partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not mark or not end:
-            raise ValueError(f"{page}: needs the marks {BEGIN} and {END}")
+        run(words)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    files.write_text(page, f"{before}{BEGIN}\n{text}\n{END}{after}")
-    print(text)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # configs are read, nothing is computed
+    sys.exit(main(sys.argv[1:]))
