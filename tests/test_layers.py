@@ -18,7 +18,7 @@ LAYERS = [
     {"models"},
     {"detectors"},
     {"data", "evaluation", "visualize", "diagnostics", "parallel"},
-    {"optim", "checkpoints", "logs", "results", "inference", "monitor"},
+    {"optim", "checkpoints", "logs", "results", "inference", "monitor", "weights"},
     {"train", "search"},
     {"experiment"},
     {
@@ -29,6 +29,8 @@ LAYERS = [
         "commands_coverage",
         "commands_cluster",
         "commands_prune",
+        "commands_weights",
+        "commands_prune_run",
         "commands_surgery",
     },
     {"__main__"},
