@@ -168,6 +168,35 @@ def _best_pairs(
     )
 
 
+def _best_of_classes(scores: Array, quality: Array | None, rule: _Rule) -> Pairs:
+    """Best anchors of each class, over all levels; classes one after another."""
+    quality = None if quality is None else quality[:, None]
+    passes, key = rule.keys(scores, quality)
+    number = min(rule.top_k, scores.shape[0])
+    best, anchor = lax.top_k(jnp.where(passes, key, -jnp.inf).T, number)  # [K, number]
+    used = best > -jnp.inf
+    label = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32)[:, None], best.shape)
+    final = jnp.take_along_axis(rule.final(scores, quality).T, anchor, axis=1)
+    return Pairs(
+        anchor=jnp.where(used, anchor, 0).reshape(-1),
+        label=jnp.where(used, label, 0).reshape(-1),
+        score=jnp.where(used, final, 0.0).reshape(-1),
+        valid=used.reshape(-1),
+    )
+
+
+def _best_of_levels(candidates: Candidates, rule: _Rule) -> Pairs:
+    """Best pairs of each level; levels one after another."""
+    scores, quality = candidates.scores, candidates.quality
+    peak = jnp.max(scores, axis=-1)  # of all levels at once: slicing the scores would copy them
+    levels, start = [], 0
+    for count in candidates.level_counts:
+        level = peak[start : start + count]
+        levels.append(_best_pairs(scores, quality, level, start, rule))
+        start += count
+    return Pairs(*(jnp.concatenate(parts) for parts in zip(*levels, strict=True)))
+
+
 def score_voting(
     detections: Detections,
     boxes: Float[Array, "N 4"],
@@ -206,7 +235,7 @@ def detect(
     score: Literal["geometric", "product"] = "geometric",
     threshold_on: Literal["class", "score"] = "class",
     rank_by: Literal["score", "class"] = "score",
-    top_k_of: Literal["pairs", "anchors"] = "pairs",
+    top_k_of: Literal["pairs", "anchors", "class"] = "pairs",
 ) -> Detections:
     """Detections of one image: best pairs of each level, class-wise NMS, best D, sorted.
 
@@ -217,7 +246,7 @@ def detect(
     Args:
         candidates: decoded boxes and scores of all anchors.
         score_threshold: pairs must score strictly more.
-        top_k: pairs kept per level.
+        top_k: pairs kept per level (or of what `top_k_of` says).
         iou_threshold: of the suppression, strict.
         max_detections: D.
         min_size: boxes must be wider and higher than this, in pixels.
@@ -229,17 +258,14 @@ def detect(
         rank_by: what the top_k of a level are chosen by: the final score (official codes) or the
             class score alone (FCOS and ATSS in MMDetection).
         top_k_of: keep the best pairs of a level, or every pair of its best anchors (MMDetection's
-            PAA): K times as many boxes for NMS and voting.
+            PAA): K times as many boxes for NMS and voting. "class": the best anchors of each class,
+            whatever their level (torchvision's SSD).
     """
-    scores = candidates.scores
     rule = _Rule(score_threshold, top_k, score, threshold_on, rank_by, top_k_of)
-    peak = jnp.max(scores, axis=-1)  # of all levels at once: slicing the scores would copy them
-    levels, start = [], 0
-    for count in candidates.level_counts:
-        level = peak[start : start + count]
-        levels.append(_best_pairs(scores, candidates.quality, level, start, rule))
-        start += count
-    pairs = Pairs(*(jnp.concatenate(parts) for parts in zip(*levels, strict=True)))
+    if top_k_of == "class":
+        pairs = _best_of_classes(candidates.scores, candidates.quality, rule)
+    else:
+        pairs = _best_of_levels(candidates, rule)
     boxes = candidates.boxes[pairs.anchor]
     valid = pairs.valid & jnp.all(geometry.sizes(boxes) > min_size, axis=-1)
     kept, used = class_wise(

@@ -15,7 +15,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted(
     path.stem
     for path in (REPOSITORY / "configs").glob("*.py")
-    if path.stem not in ("__init__", "common")
+    if path.stem not in ("__init__", "common", "parity")  # parity: tests/weights
 )
 SSD = ("paper", "paper512", "voc300", "voc512", "bench", "smoke")
 VARIANTS = {

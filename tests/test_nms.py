@@ -161,6 +161,30 @@ def test_thresholds_and_ranks_with_a_quality(rule, top_k):
     )
 
 
+def test_the_best_anchors_of_each_class_whatever_their_level():
+    random = np.random.default_rng(9)
+    boxes, scores = random_boxes(random, 40), random.uniform(size=(40, 3)).astype(np.float32)
+    best = functools.partial(
+        nms.detect,
+        top_k=4,
+        top_k_of="class",
+        score_threshold=0.9,
+        iou_threshold=1.0,
+        max_detections=30,
+    )
+    got = jax.jit(best)(candidates_of(boxes, scores, (30, 10)))
+    want = [
+        (-scores[a, k], a, k)
+        for k in range(3)
+        for a in np.argsort(-scores[:, k])[:4]
+        if scores[a, k] > 0.9
+    ]
+    used = np.asarray(got.valid)
+    assert used.sum() == len(want)
+    np.testing.assert_array_equal(np.asarray(got.scores)[used], [-s for s, _, _ in sorted(want)])
+    np.testing.assert_array_equal(np.asarray(got.labels)[used], [k for _, _, k in sorted(want)])
+
+
 def test_a_quality_that_is_not_a_number_takes_no_part():
     candidates = candidates_of([[0, 0, 9, 9], [20, 0, 29, 9]], [[0.9], [0.4]])
     got = nms.detect(candidates.replace(quality=jnp.asarray([jnp.nan, 0.9])), top_k=1)
