@@ -21,6 +21,7 @@ INFERENCE = (
     "detector.objective.top_k",
     "detector.objective.min_anchor_score",
     "detector.objective.key",
+    "detector.objective.gate",
     "data.eval",
     "data.eval_transforms",
     "evaluation",
