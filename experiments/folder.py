@@ -52,4 +52,4 @@ def _mean(runs: list[Result], metric: str) -> str:
     if not values:
         return "-"
     found = interval(values)
-    return wording.number(found.mean, metric) + (f" ± {found.half:.1f}" if found.half else "")
+    return wording.number(found.mean) + (f" ± {found.half:.1f}" if found.half else "")

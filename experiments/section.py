@@ -61,6 +61,8 @@ class Section:
     @property
     def word(self) -> str:
         """What becomes of the claim: all of its orders together."""
+        if not any(line.group for line in self.lines):
+            return NOT_RUN
         words = [verdict.word for verdict in self.verdicts]
         if not words:
             return UNDECLARED

@@ -33,7 +33,7 @@ def difference(found: Interval | None) -> str:
     return value(found, signed=True) + (", not resolved" if open_ else "")
 
 
-def number(found: float | None, metric: str, *, signed: bool = False) -> str:
+def number(found: float | None, *, signed: bool = False) -> str:
     """A number as tables write it: AP with one decimal, counts with thousands."""
     if found is None:
         return "-"
@@ -51,10 +51,8 @@ def cells(part: Section) -> tuple[list[str], list[list[str]]]:
 
 def _cells(part: Section, line: Line) -> list[str]:
     first, *others = part.metrics
-    published = number(section.published(line.row, first), first)
-    if line.row.published is not None and not line.row.published.verified:
-        published += UNVERIFIED
-    gap = number(part.published_difference(line), first, signed=True)
+    published = _published(line, first)
+    gap = number(part.published_difference(line), signed=True)
     is_baseline = line.row is part.baseline
     ours = line.absent or value(line.means.get(first))
     own = [
@@ -69,11 +67,16 @@ def _cells(part: Section, line: Line) -> list[str]:
 
 def _beside(line: Line, metric: str) -> str:
     """Our mean, and the published number in brackets."""
-    ours = line.means.get(metric)
-    given = section.published(line.row, metric)
-    words = [number(ours.mean, metric)] if ours else []
-    words += [f"({number(given, metric)})"] if given is not None else []
+    ours, given = line.means.get(metric), _published(line, metric)
+    words = [number(ours.mean)] if ours else []
+    words += [f"({given})"] if given != "-" else []
     return " ".join(words) or "-"
+
+
+def _published(line: Line, metric: str) -> str:
+    found = section.published(line.row, metric)
+    quoted = found is not None and not line.row.published.verified
+    return number(found) + UNVERIFIED * quoted
 
 
 def claim(part: Section) -> list[str]:
@@ -91,7 +94,9 @@ def claim(part: Section) -> list[str]:
 
 def caption(part: Section) -> str:
     """What the numbers were measured with: scale, data, steps, seeds, device, commits."""
-    published = f"Published: {part.table.setting}."
+    given = [line.row.published for line in part.lines if line.row.published is not None]
+    sources = f" ({_joined(f'{p.source}{UNVERIFIED * (not p.verified)}' for p in given)})"
+    published = f"Published: {part.table.setting}{sources * bool(given)}."
     results = [result for line in part.lines for result in line.group.values()]
     if not results:
         return f"Nothing of this table has been run. {published}"

@@ -38,14 +38,14 @@ def test_ours_beside_published_with_intervals(tmp_path):
     assert more["published AP"] == "32.5†"  # quoted by others
     assert more["to baseline"] == "+2.5"
     assert more["to baseline, by seed"] == "+1.1 ± 0.2"  # by seed, far below 9.9
-    assert more["AP50"] == "35.1 (50.0)"
+    assert more["AP50"] == "35.1 (50.0†)"
     assert found["Other"]["our AP"] == "not run"
     assert found["Far"]["our AP"] == "cannot be run: no"
     assert found["Far"]["to baseline"] == "+10.0"
     said = wording.caption(part)
     for word in ("bench scale", "shapes 64 px", "10 steps", "seeds 0, 1, 2", "1 x cpu", "abc"):
         assert word in said
-    assert "COCO, val2017" in said
+    assert said.endswith("Published: COCO, val2017 (T, blog†).")
 
 
 def test_a_difference_inside_its_interval_is_not_resolved(tmp_path):
