@@ -1,4 +1,8 @@
-"""Command line flags and config overrides, with errors that name the nearest right word."""
+"""Command line flags and config overrides, with errors that name the nearest right word.
+
+--config.KEY=VALUE       one value, of the type that the config has there
+--config.KEY=@FILE.json  a whole record in place of the one that the config has there
+"""
 
 import dataclasses
 import json
@@ -10,6 +14,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from anchors_jax import spec
 from anchors_jax.spec import from_plain, nearest
 
 __all__ = ["Options", "UsageError", "nearest", "parse"]
@@ -67,6 +72,9 @@ def parse(arguments: Sequence[str]) -> Options:
         raise UsageError(_unreadable(arguments, error)) from error
     if values.checkpoint not in ("best", "latest") and not values.checkpoint.isdigit():
         raise UsageError(f"--checkpoint={values.checkpoint} is not best, latest or a step number")
+    for word in records:
+        key, _, path = word.removeprefix("--config.").partition("=@")
+        replace_record(config.value, key, pathlib.Path(path))
     return Options(
         config=config.value,
         config_file=file,
@@ -138,7 +146,7 @@ def replace_record(config: ConfigDict, key: str, file: pathlib.Path) -> None:
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
     with parent.unlocked():
-        parent[last] = ConfigDict(record)
+        parent[last] = from_plain(record)
 
 
 def _unknown_key(arguments: Sequence[str], error: AttributeError) -> str:

@@ -27,12 +27,15 @@ from jax import Array, lax
 from jaxtyping import Float, Int
 
 from anchors_jax.search import clustering_centres as centres_of
+from anchors_jax.search import clustering_seeds
+from anchors_jax.search.clustering_seeds import paired_iou
 
 Method = Literal["kmeans", "kmedians", "kmedoids"]
 Init = Literal["kmeans++", "samples"]
 # 860,000 boxes, 9 clusters, CPU time of an iteration: 25 ms with blocks of 2,048, 22 with 8,192, 38
 # with 32,768.
 _BLOCK = 8192
+_LEAST = 1024
 
 
 class Clusters(NamedTuple):
@@ -54,8 +57,6 @@ class _Options(NamedTuple):
     """Static settings of a run."""
 
     method: str
-    max_iter: int
-    tolerance: float
     move_empty: bool
     medoid_sample: int | None
 
@@ -103,10 +104,11 @@ def cluster(
         first = np.stack([wh[rng.choice(len(wh), k, replace=False)] for _ in range(restarts)])
         first = jnp.asarray(first)
     else:
-        first = _spread_seeds(keys[0], blocks, weight, len(wh), k=k)
-    options = _Options(method, max_iter, tolerance, move_empty, medoid_sample)
+        first = clustering_seeds.spread(keys[0], blocks, weight, len(wh), k=k)
+    options = _Options(method, move_empty, medoid_sample)
+    limits = jnp.asarray(max_iter, jnp.int32), jnp.asarray(tolerance, jnp.float32)
     ordered = _in_order_of_sides(wh) if method == "kmedians" else (blocks, weight) * 2
-    found, distance, steps = _run(keys[1], first, blocks, weight, ordered, options=options)
+    found, distance, steps = _run(keys[1], first, blocks, weight, ordered, limits, options=options)
     found, distance = np.asarray(found), np.asarray(distance)
     shapes = found[np.argmin(distance)]
     shapes = shapes[np.lexsort((shapes[:, 0], shapes.prod(1)))]
@@ -126,18 +128,6 @@ def best_overlap(
     return np.asarray(iou).reshape(-1)[: len(wh)], np.asarray(label).reshape(-1)[: len(wh)]
 
 
-def iou(wh: Float[Array, "*n 2"], shapes: Float[Array, "k 2"]) -> Float[Array, "k *n"]:
-    """IoU of boxes and shapes (width, height) that share a centre, in 0..1; shapes come first."""
-    w, h = wh[..., 0][None], wh[..., 1][None]
-    extra = (slice(None),) + (None,) * (wh.ndim - 1)
-    return _iou(w, h, shapes[:, 0][extra], shapes[:, 1][extra])
-
-
-def _iou(w: Array, h: Array, cw: Array, ch: Array) -> Array:
-    shared = jnp.minimum(w, cw) * jnp.minimum(h, ch)
-    return shared / jnp.maximum(w * h + cw * ch - shared, 1e-12)
-
-
 def _check(wh: np.ndarray, k: int, method: str, init: str, restarts: int) -> None:
     for word, known in ((method, Method), (init, Init)):
         if word not in known.__args__:
@@ -154,7 +144,8 @@ def _check(wh: np.ndarray, k: int, method: str, init: str, restarts: int) -> Non
 
 def _blocks(wh: np.ndarray) -> tuple[Float[Array, "T 2 b"], Float[Array, "T b"]]:
     """Boxes in blocks, sides apart, and 1 for a box, 0 for padding."""
-    block = min(_BLOCK, max(centres_of.ROW, 1 << (len(wh) - 1).bit_length()))
+    # Small sets share one program, whatever their size.
+    block = min(_BLOCK, max(_LEAST, 1 << (len(wh) - 1).bit_length()))
     padding = -len(wh) % block
     padded = np.pad(wh, ((0, padding), (0, 0)), constant_values=1.0)
     weight = np.pad(np.ones(len(wh), np.float32), (0, padding))
@@ -175,7 +166,7 @@ def _labels(blocks: Array, centres: Array) -> tuple[Float[Array, "T b"], Int[Arr
     """IoU with the nearest centre and its index, the first of equally near ones."""
 
     def block(sides: Array) -> tuple[Array, Array]:
-        overlap = _iou(sides[:1], sides[1:], centres[:, :1], centres[:, 1:])  # [k, b]
+        overlap = paired_iou(sides[:1], sides[1:], centres[:, :1], centres[:, 1:])  # [k, b]
         best = jnp.max(overlap, axis=0)
         return best, _first(overlap == best[None])
 
@@ -204,7 +195,7 @@ def _survey(blocks: Array, weight: Array, centres: Array) -> _Sums:
 
     def step(sums: _Sums, part: tuple[Array, Array]) -> tuple[_Sums, None]:
         sides, real = part
-        overlap = _iou(sides[:1], sides[1:], centres[:, :1], centres[:, 1:])
+        overlap = paired_iou(sides[:1], sides[1:], centres[:, :1], centres[:, 1:])
         best = jnp.max(overlap, axis=0)
         member = (_first(overlap == best[None])[None] == clusters) * real[None]
         totals = member @ jnp.concatenate([sides, jnp.ones_like(sides[:1])]).T
@@ -241,11 +232,13 @@ def _run(
     blocks: Array,
     weight: Array,
     ordered: tuple[Array, ...],
+    limits: tuple[Array, Array],
     *,
     options: _Options,
 ) -> tuple[Float[Array, "R k 2"], Float[Array, "R"], Int[Array, "R"]]:
     """Best centres, their average distance and the iterations of every restart."""
     total = jnp.sum(weight)
+    max_iter, tolerance = limits
 
     def update(state: _State, sums: _Sums, key: Array) -> Array:
         full = (sums.count > 0)[:, None]
@@ -276,7 +269,7 @@ def _run(
         distance = sums.distance / total
         better = distance < state.best_distance
         new = update(state, sums, now)
-        slow = (distance <= state.distance) & (distance >= (1 - options.tolerance) * state.distance)
+        slow = (distance <= state.distance) & (distance >= (1 - tolerance) * state.distance)
         return _State(
             state.step + 1,
             slow | jnp.all(new == state.centres),
@@ -290,7 +283,7 @@ def _run(
     def one(key: Array, first: Array) -> tuple[Array, Array, Array]:
         far = jnp.asarray(jnp.inf)
         start = _State(jnp.int32(0), jnp.asarray(False), first, far, first, far, key)
-        end = lax.while_loop(lambda s: ~s.done & (s.step < options.max_iter), body, start)
+        end = lax.while_loop(lambda s: ~s.done & (s.step < max_iter), body, start)
         return end.best, end.best_distance, end.step
 
     # One after the other: mapped together, all would take as many steps as the slowest (of ten
@@ -303,47 +296,6 @@ def _members(blocks: Array, weight: Array, centres: Array) -> Int[Array, "T b"]:
     return jnp.where(weight > 0, _labels(blocks, centres)[1], centres.shape[0])
 
 
-def _apart(one: Float[Array, "*m 2"], other: Float[Array, "*m 2"]) -> Float[Array, "*m"]:
+def _apart(one: Float[Array, "*#m 2"], other: Float[Array, "*#m 2"]) -> Float[Array, "*#m"]:
     """1 - IoU, elementwise."""
-    return 1.0 - _iou(one[..., 0], one[..., 1], other[..., 0], other[..., 1])
-
-
-@functools.partial(jax.jit, static_argnames="k")
-def _spread_seeds(
-    keys: Array, blocks: Array, weight: Array, count: Int[Array, ""] | int, *, k: int
-) -> Float[Array, "R k 2"]:
-    """First centres by k-means++ (Arthur, Vassilvitskii 2007): drawn in proportion to d^2."""
-    size = blocks.shape[2]
-
-    def pick(place: Array) -> Array:
-        return blocks[place // size, :, place % size]
-
-    def one(key: Array) -> Array:
-        uniform = jax.random.uniform(key, (k,))
-
-        def add(number: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-            mass, centres = state
-            new = pick(_draw(mass, uniform[number], count))
-            apart = (1.0 - _iou(blocks[:, 0], blocks[:, 1], new[0], new[1])) * weight
-            return jnp.minimum(mass, jnp.square(apart)), centres.at[number].set(new)
-
-        return lax.fori_loop(0, k, add, (weight, jnp.zeros((k, 2))))[1]
-
-    return jax.vmap(one)(keys)
-
-
-def _draw(mass: Float[Array, "T b"], uniform: Array, count: Array | int) -> Int[Array, ""]:
-    """A place drawn in proportion to its mass; any of the first `count` where all mass is 0."""
-    rows = jnp.sum(mass, axis=1)
-    ends = jnp.cumsum(rows)
-    at = uniform * ends[-1]
-    row = jnp.searchsorted(ends, at, side="right")
-    # Rounding may point beyond the end, or at a row without mass: then the heaviest one.
-    row = jnp.minimum(row, rows.shape[0] - 1)
-    row = jnp.where(rows[row] > 0, row, jnp.argmax(rows))
-    inside = jnp.cumsum(mass[row])
-    column = jnp.searchsorted(inside, at - (ends[row] - rows[row]), side="right")
-    column = jnp.minimum(column, mass.shape[1] - 1)
-    column = jnp.where(mass[row, column] > 0, column, jnp.argmax(mass[row]))
-    anywhere = jnp.minimum((uniform * count).astype(jnp.int32), count - 1)
-    return jnp.where(ends[-1] > 0, row * mass.shape[1] + column, anywhere)
+    return 1.0 - paired_iou(one[..., 0], one[..., 1], other[..., 0], other[..., 1])

@@ -48,7 +48,7 @@ def unfold(shapes: Float[np.ndarray, "k 2"], sides: Float[np.ndarray, "L"]) -> S
     return tuple(shapes * side for side in np.asarray(sides))
 
 
-def sides_of(present: Sequence[Float[np.ndarray, "S 2"]]) -> Float[np.ndarray, "L"]:
+def sides_of(present: Sequence[Float[np.ndarray, "_ 2"]]) -> Float[np.ndarray, "L"]:
     """Side of each level: the geometric mean of sqrt(w h) over its present shapes.
 
     For RetinaNet base * stride * 2^(1/3), which doubles from level to level.
@@ -62,6 +62,8 @@ def sides_of(present: Sequence[Float[np.ndarray, "S 2"]]) -> Float[np.ndarray, "
     return np.array([np.exp(0.5 * np.log(level).sum(1).mean()) for level in present])
 
 
-def ssd_sides(min_sizes: Sequence[float], max_sizes: Sequence[float]) -> Float[np.ndarray, "L"]:
+def ssd_sides(
+    min_sizes: Sequence[int | float], max_sizes: Sequence[int | float]
+) -> Float[np.ndarray, "L"]:
     """Side of each level of SSD: sqrt(min * max)."""
     return np.sqrt(np.asarray(min_sizes, np.float64) * np.asarray(max_sizes, np.float64))

@@ -13,8 +13,8 @@ from anchors_jax.visualize.curves import figure, save
 
 def plot(
     wh: Float[np.ndarray, "n 2"],
-    shapes: Mapping[str, Sequence[Float[np.ndarray, "S 2"]]],
-    iou: Mapping[str, Float[np.ndarray, "n"]],
+    shapes: Mapping[str, Sequence[Float[np.ndarray, "_ 2"]]],
+    iou: Mapping[str, Float[np.ndarray, "_"]],
     path: str | os.PathLike[str],
     *,
     title: str = "",
@@ -52,7 +52,7 @@ def plot(
         )
     left.set(xlabel="width (network pixels)", ylabel="height", title="Boxes and shapes")
     coverage_plot.log_sides(left)
-    left.legend(loc="upper left", markerscale=1.0)
+    left.legend(loc="upper left")
     right.set(xlabel="IoU", ylabel="objects with such an anchor", ylim=(0, 1.02))
     right.set_title("Recall of the anchors on the grid")
     right.legend(loc="lower left")

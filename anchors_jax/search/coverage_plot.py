@@ -54,7 +54,8 @@ def dots(
     points = wh[chosen[shown[chosen]]]
     size = 3 if len(wh) > 2000 else 7
     style = {"s": size, "alpha": 0.35, "linewidths": 0, "color": [_unit(colour)]}
-    axes.scatter(*np.maximum(points, 0.5).T, label=label, rasterized=True, **style)
+    axes.scatter(*np.maximum(points, 0.5).T, rasterized=True, **style)
+    axes.scatter([], [], s=25, color=[_unit(colour)], label=label)  # a dot that a legend shows
 
 
 def log_sides(axes: Axes) -> None:
@@ -84,7 +85,7 @@ def _sizes(axes: Axes, found: coverage_report.Coverage, threshold: float) -> Non
                 color=str(0.75 * number / max(len(found.levels) - 1, 1)),
                 edgecolors="white",
                 linewidths=0.7,
-                label=f"anchors, stride {max(level.stride):g}",
+                label=None if number else "anchor shapes, paler on coarser levels",
                 zorder=3,
             )
     axes.set(xlabel="width (network pixels)", ylabel="height", title="Boxes and anchor shapes")

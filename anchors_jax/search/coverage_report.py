@@ -33,7 +33,7 @@ class Coverage:
     levels: tuple[coverage.Level, ...]  # of the first canvas; shapes are the same on all
 
     @property
-    def shapes(self) -> list[Float[np.ndarray, "S 2"]]:
+    def shapes(self) -> list[Float[np.ndarray, "_ 2"]]:
         """(width, height) of the prototypes of each level."""
         return [level.shapes for level in self.levels]
 
