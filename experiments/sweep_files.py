@@ -71,8 +71,9 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
     if not ended:
         return []
     maximized = study.directions[0] == optuna.study.StudyDirection.MAXIMIZE
-    unique = {worker.identity(t.params): t for t in reversed(study.best_trials)}
-    return sorted(unique.values(), key=lambda t: -t.values[0] if maximized else t.values[0])
+    unique = {worker.identity(t.params): t for t in study.best_trials}
+    sign = -1 if maximized else 1
+    return sorted(unique.values(), key=lambda t: (sign * t.values[0], t.number))
 
 
 def write_table(study: optuna.Study, path: pathlib.Path, objectives: Sequence[str]) -> None:
