@@ -15,8 +15,9 @@ from anchors_jax.models import count, semi_anchored_ssd_head
 from anchors_jax.objectives import semi_anchored
 from anchors_jax.types import SemiAnchoredPredictions, Targets
 
-MAPS, STRIDES, SHAPES, CLASSES = ((6, 6), (3, 3), (2, 2)), (8, 16, 24), (4, 6, 4), 3
-BOXES = {"min_sizes": (12, 20, 30), "max_sizes": (20, 30, 44), "ratios": ((2,), (2, 3), (2,))}
+MAPS, STRIDES, SHAPES, CLASSES = ((6, 6), (3, 3)), (8, 16), (4, 6), 3
+LEVELS = range(len(MAPS))
+BOXES = {"min_sizes": (12, 20), "max_sizes": (20, 32), "ratios": ((2,), (2, 3))}
 MOST = max(SHAPES)
 PLACES = [rows * columns for rows, columns in MAPS]
 # Without forced matches an anchor's label depends on nothing on other levels.
@@ -31,7 +32,7 @@ LABELS = {
 }
 
 
-def grid(levels=(0, 1, 2)):
+def grid(levels=tuple(LEVELS)):
     """The grid of some of the levels."""
     part = {key: tuple(values[i] for i in levels) for key, values in BOXES.items()}
     strides = [STRIDES[i] for i in levels]
@@ -82,7 +83,7 @@ def test_losses_are_the_sums_of_the_levels(label):
     objective, whole = build(label), predictions()
     loss = jax.jit(objective.loss)
     terms, statistics = loss(whole, grid(), TARGETS)
-    parts = [loss(of_level(whole, level), grid((level,)), TARGETS) for level in range(3)]
+    parts = [loss(of_level(whole, level), grid((level,)), TARGETS) for level in LEVELS]
     assert statistics["positives"] > 0
     assert statistics["anchors_positive_after"] > 0
     for name, term in terms.items():
@@ -128,7 +129,7 @@ def test_candidates_are_those_of_the_levels(top_k):
     k = min(top_k, MOST)
     assert found.level_counts == tuple(k * places for places in PLACES)
     rows = found.scores.reshape(-1, k, CLASSES), found.boxes.reshape(-1, k, 4)
-    for level in range(3):
+    for level in LEVELS:
         part = decode(of_level(whole, level), grid((level,)), size)
         begin, kept = sum(PLACES[:level]), min(k, SHAPES[level])
         got = [value[begin : begin + PLACES[level]] for value in rows]
@@ -157,8 +158,8 @@ def test_without_an_anchor_output_only_real_anchors_are_drawn():
 
 def test_matches_come_back_in_the_order_of_the_anchors():
     objective, anchors = build(), grid()
-    found = objective.match(predictions(), anchors, TARGETS)
-    each = ASSIGN(anchors, TARGETS)
+    found = jax.jit(objective.match)(predictions(), anchors, TARGETS)
+    each = jax.jit(ASSIGN)(anchors, TARGETS)
     assert found.positive.shape == anchors.valid.shape
     # Every positive anchor makes its location positive: they are the same.
     np.testing.assert_array_equal(found.positive, each.positive)
@@ -185,7 +186,7 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"at least one anchor on every level, not \[1, 0\]"):
         locations.cells_of(empty)
     short = predictions().replace(codes=predictions().codes[:, :4])
-    with pytest.raises(ValueError, match=r"shapes_per_cell = \(4, 6, 4\)"):
+    with pytest.raises(ValueError, match=r"shapes_per_cell = \(4, 6\)"):
         build().loss(short, grid(), TARGETS)
     head = semi_anchored_ssd_head.SemiAnchoredSSDHead
     with pytest.raises(ValueError, match=r"prior 1\.0"):
@@ -213,6 +214,6 @@ def test_the_head_pads_short_levels_with_zeros():
 
 
 def test_heads_without_anchors_on_a_level_are_named():
-    for shapes, message in (((4, 0, 4), "a level without anchors"), ((4, 6), "for 3 maps")):
+    for shapes, message in (((4, 0), "a level without anchors"), ((4, 6, 4), "for 2 maps")):
         with pytest.raises(ValueError, match=message):
             init(semi_anchored_ssd_head.SemiAnchoredSSDHead(CLASSES, shapes_per_cell=shapes))

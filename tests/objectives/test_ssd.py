@@ -92,7 +92,7 @@ def test_losses_and_gradients_agree_with_the_reference(case, prefix):
 @cases("ssd_loss")
 def test_matches_and_hard_negatives_agree_with_the_reference(case, prefix):
     params, arrays = case.params, case.arrays
-    objective, anchors, targets = reference(params, prefix), all_anchors(case), None
+    objective, anchors = reference(params, prefix), all_anchors(case)
     targets, predictions = heads.targets_of(case), heads.predictions_of(case)
     num_classes = params["num_classes"]
 
@@ -159,6 +159,7 @@ def scene(anchor_boxes, objects, *, labels=None, slots=3, num_classes=2):
 
 
 OBJECTIVE = ssd.objective(assign=bipartite.assign, codec=CODEC)
+LOSS = jax.jit(OBJECTIVE.loss)
 FAR = [[100 + 20 * i, 0, 110 + 20 * i, 10] for i in range(4)]
 VARIED = [[0, 0, 10, 20], *FAR]
 
@@ -181,7 +182,7 @@ def test_a_box_beyond_the_image_is_clipped():
 
 def test_the_loss_of_the_worked_example():
     """One positive and three of four negatives at zero logits: 4 ln 3; four codes at zero."""
-    terms, statistics = OBJECTIVE.loss(*scene(VARIED, [[1, 2, 13, 22]]))
+    terms, statistics = LOSS(*scene(VARIED, [[1, 2, 13, 22]]))
     np.testing.assert_allclose(terms["class"].total, 4 * np.log(3), rtol=1e-6)
     np.testing.assert_allclose(terms["box"].total, 2.415514, rtol=1e-6)
     assert terms["class"].count == terms["box"].count == 1
@@ -189,7 +190,7 @@ def test_the_loss_of_the_worked_example():
 
 
 def test_fewer_negatives_than_wanted_are_all_taken():
-    terms, statistics = OBJECTIVE.loss(*scene(VARIED, [[1, 2, 13, 22], [100, 0, 110, 11]]))
+    terms, statistics = LOSS(*scene(VARIED, [[1, 2, 13, 22], [100, 0, 110, 11]]))
     assert statistics["positives"] == 2
     assert statistics["hard_negatives"] == 3
     np.testing.assert_allclose(terms["class"].total, 5 * np.log(3), rtol=1e-6)
@@ -231,7 +232,8 @@ def test_a_rich_image_does_not_lend_its_negatives():
     stacked = jax.tree.map(
         lambda *leaves: jnp.stack(leaves), (rich[0], rich[2]), (poor[0], poor[2])
     )
-    _, statistics = jax.vmap(OBJECTIVE.loss, in_axes=(0, None, 0))(stacked[0], rich[1], stacked[1])
+    both = jax.jit(jax.vmap(OBJECTIVE.loss, in_axes=(0, None, 0)))
+    _, statistics = both(stacked[0], rich[1], stacked[1])
     np.testing.assert_array_equal(statistics["hard_negatives"], [3, 0])
 
 
@@ -319,7 +321,7 @@ def test_a_pruned_level_is_as_if_its_anchors_were_not_there():
         codes=jnp.asarray(random.normal(size=(count, 4)), jnp.float32),
         maps=maps,
     )
-    want = OBJECTIVE.loss(predictions.replace(maps=maps[::2]), fewer, targets)
-    got = OBJECTIVE.loss(predictions, anchors, targets)
+    want = LOSS(predictions.replace(maps=maps[::2]), fewer, targets)
+    got = LOSS(predictions, anchors, targets)
     jax.tree.map(np.testing.assert_array_equal, got, want)
     np.testing.assert_array_equal(make.inside(anchors, jnp.asarray([20, 32])).sum(), 32 + 1)
