@@ -17,6 +17,7 @@ from configs import (
     common,
     fcos,
     freeanchor,
+    guided_anchoring,
     paa,
     retinanet,
     semi_anchored,
@@ -33,6 +34,7 @@ METHODS = {
     "paa": (paa, ""),
     "freeanchor": (freeanchor, ""),
     "semi_anchored": (semi_anchored, ""),
+    "guided_anchoring": (guided_anchoring, ""),
     "ssd": (ssd, ""),
     "semi_anchored_ssd": (semi_anchored_ssd, ""),
 }
