@@ -29,9 +29,12 @@ BENCHMARKS = {
     "semi_anchored_network": "dense:semi_anchored_network",
     "deform": "deform:deform",
     "suppression": "dense:suppression",
+    "pruning": "pruning:pruning",
     "loading": "pipeline:loading",
     "training": "pipeline:training",
     "evaluating": "pipeline:evaluating",
+    "covering": "search:covering",
+    "clusters": "search:clusters",
 }
 FOLDER = pathlib.Path(__file__).parent / "results"
 

@@ -1,0 +1,227 @@
+"""Masked network = sliced network = deleted anchors, detection by detection, for both heads."""
+
+import functools
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from anchors_jax import experiment, inference, nms, spec
+from anchors_jax.detectors.dense import detector
+from anchors_jax.search import candidates, incremental, prices, surgery
+from anchors_jax.search.candidates import DetectRule
+from configs import atss, retinanet, semi_anchored, ssd
+from configs.overanchorized import overanchorize
+
+
+class Case(NamedTuple):
+    """A run with its variables, a batch, and what the network says about it."""
+
+    config: Any
+    run: Any
+    variables: Any
+    batch: Any
+    found: Any
+
+    @property
+    def layout(self):
+        return candidates.layout_of(self.run.detector, self.variables, self.batch)
+
+    def masked(self, removed):
+        """Scores of removed prototypes are 0 before anything else happens."""
+        keep = self.layout.keep_mask(removed)[np.asarray(self.found.shape)]
+        return self.found.replace(scores=jax.numpy.where(keep[..., None], self.found.scores, 0.0))
+
+
+def subject(module, seed=0):
+    """A smoke-scale run with random weights that detects a lot, and a batch of its images."""
+    config = module.get_config("smoke")
+    config.detector.detect.score_threshold = 0.0
+    config.detector.detect.max_detections = 20
+    run = experiment.load(config)
+    arrays = next(iter(run.eval_batches(run.source("eval"))))
+    batch = inference.as_batch({name: value[:2] for name, value in arrays.items()})
+    variables = run.detector.init(jax.random.key(seed), run.canvases[0])
+    rng = np.random.default_rng(seed)
+
+    def louder(path, leaf):  # so that scores and boxes differ from anchor to anchor
+        names = [part.key for part in path]
+        if names[1] != "head" or names[-1] != "kernel" or leaf.shape[0] != 3:
+            return np.asarray(leaf)
+        return np.asarray(leaf) + rng.normal(0, 0.05, leaf.shape).astype(np.float32)
+
+    variables = jax.tree_util.tree_map_with_path(louder, variables)
+    return Case(config, run, variables, batch, jax.jit(run.detector.score)(variables, batch))
+
+
+@pytest.fixture(scope="module", params=["retinanet", "ssd", "atss"])
+def case(request):
+    return subject({"retinanet": retinanet, "ssd": ssd, "atss": atss}[request.param])
+
+
+def subset(layout, seed=3):
+    """A random one, without any anchor on the first level."""
+    gone = (np.random.default_rng(seed).random(layout.size) < 0.5) & (layout.level > 1)
+    return frozenset(np.flatnonzero(gone | (layout.level == 0)).tolist())
+
+
+def deleted(found, layout, removed):
+    """The same with the rows of removed prototypes cut out."""
+    keep = layout.keep_mask(removed)[np.asarray(found.shape)[0]]
+    ends = np.cumsum((0, *found.level_counts))
+    counts = tuple(int(keep[a:b].sum()) for a, b in itertools.pairwise(ends))
+    return found.replace(
+        boxes=found.boxes[:, keep],
+        scores=found.scores[:, keep],
+        quality=None if found.quality is None else found.quality[:, keep],
+        shape=found.shape[:, keep],
+        level_counts=counts,
+    )
+
+
+def compare(one, other):
+    np.testing.assert_array_equal(one.valid, other.valid)
+    assert np.asarray(one.valid).any()
+    np.testing.assert_array_equal(one.labels, other.labels)
+    np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(one.boxes, other.boxes, rtol=1e-4, atol=2e-3)
+
+
+def test_masked_is_sliced_is_deleted(case):
+    layout = case.layout
+    removed = subset(layout)
+    detect = jax.jit(jax.vmap(spec.build(case.config.detector.detect)))
+    hidden = case.masked(removed)
+    expected = detect(hidden)
+    compare(expected, detect(deleted(hidden, layout, removed)))
+    content = surgery.sliced_config(case.config, layout, removed)
+    smaller = experiment.load(surgery.variant(content))
+    weights = surgery.sliced_variables(case.variables, case.config, layout, removed)
+    shapes = jax.eval_shape(
+        lambda key: smaller.detector.init(key, smaller.canvases[0]), jax.random.key(0)
+    )
+    assert jax.tree.map(np.shape, weights) == jax.tree.map(np.shape, shapes)
+    compare(expected, jax.jit(smaller.detector.predict)(weights, case.batch))
+
+
+def test_the_evaluator_detects_what_the_masked_network_does(case):
+    config, run, variables, batch, _ = case
+    rule = DetectRule.of(spec.build(config.detector.detect))
+    arrays = {
+        "image": batch.image, "image_size": batch.image_size, "image_id": batch.image_id,
+        "scale": batch.scale, "boxes": batch.targets.boxes, "labels": batch.targets.labels,
+        "valid": batch.targets.valid, "crowd": batch.targets.crowd,
+    }  # fmt: skip
+    found = candidates.collect(run.detector, variables, [arrays], rule=rule, capacity=60_000)
+    assert found.cut == 0
+    source = run.source("eval")
+    truth = source.ground_truth()
+    ids = [int(i) for i in batch.image_id]
+    truth["images"] = [image for image in truth["images"] if image["id"] in ids]
+    truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in ids]
+    evaluate = incremental.Evaluator(found, truth, category_ids=tuple(source.category_ids))
+    detect = jax.jit(jax.vmap(spec.build(config.detector.detect)))
+    for removed in (frozenset(), subset(found.layout), frozenset({1})):
+        expected = detect(case.masked(removed))
+        table = evaluate.table(removed)
+        for row, image in enumerate(ids):
+            mine = table[table.image_id == image]
+            valid = np.asarray(expected.valid[row])
+            order = np.argsort(-mine.score, kind="stable")
+            np.testing.assert_allclose(
+                mine.score[order], np.asarray(expected.scores[row])[valid], rtol=1e-5
+            )
+            boxes = np.asarray(expected.boxes[row])[valid] / np.tile(batch.scale[row], 2)
+            assert len(mine) == valid.sum()
+            # Equal scores may come in another order: compare as sets.
+            one = np.sort(np.round(mine.box, 2), axis=0)
+            np.testing.assert_allclose(one, np.sort(np.round(boxes, 2), axis=0), atol=0.02)
+
+
+def test_sliced_configs_survive_the_round_trip_and_can_be_sliced_again():
+    case = subject(retinanet)
+    config, run, variables, batch, _ = case
+    layout = case.layout
+    first = frozenset(np.flatnonzero((layout.slot == 4) | (layout.level == 1)).tolist())
+    content = surgery.sliced_config(config, layout, first)
+    once = surgery.variant(content)
+    assert spec.plain(once) == content
+    assert once.detector.model.head.shapes_per_cell == 8
+    weights = surgery.sliced_variables(variables, config, layout, first)
+    run = experiment.load(once)
+    smaller = candidates.layout_of(run.detector, weights, batch)
+    assert smaller.shapes == (8, 0, 8, 8, 8)
+    second = frozenset(np.flatnonzero(smaller.slot == 0).tolist())
+    twice = surgery.variant(surgery.sliced_config(once, smaller, second))
+    weights = surgery.sliced_variables(weights, once, smaller, second)
+    final = experiment.load(twice)
+    assert candidates.layout_of(final.detector, weights, batch).shapes == (7, 0, 7, 7, 7)
+    both = first | frozenset(np.flatnonzero(layout.slot == 0).tolist())
+    detect = jax.jit(jax.vmap(spec.build(config.detector.detect)))
+    compare(detect(case.masked(both)), jax.jit(final.detector.predict)(weights, batch))
+
+
+def test_fine_tuning_is_shorter_and_slower_and_mistakes_are_named():
+    config = retinanet.get_config("bench")
+    content = spec.plain(config)
+    tuned = surgery.variant(content, "finetune")
+    assert tuned.train.learning_rate == pytest.approx(config.train.learning_rate / 10)
+    assert tuned.train.epochs == pytest.approx(config.train.epochs / 3)
+    with pytest.raises(ValueError, match="no variant 'finetun'; did you mean 'finetune'"):
+        surgery.variant(content, "finetun")
+    with pytest.raises(ValueError, match="anchors are sliced from"):
+        surgery.head_of(semi_anchored.get_config("smoke"))
+
+
+@pytest.mark.parametrize("module", [retinanet, ssd])
+def test_multiply_adds_of_both_heads_follow_the_kernels(module):
+    """Every kernel runs at every cell of its levels."""
+    config = module.get_config("smoke")
+    run = experiment.load(config)
+    arrays = next(iter(run.eval_batches(run.source("eval"))))
+    batch = inference.as_batch({name: value[:2] for name, value in arrays.items()})
+    variables = jax.eval_shape(
+        lambda key: run.detector.init(key, run.canvases[0]), jax.random.key(0)
+    )
+    layout = candidates.layout_of(run.detector, variables, batch)
+    cost = prices.macs(config, variables, layout)
+    assert 0 < cost(frozenset(range(layout.shapes[0]))) < cost(frozenset())
+    leaves = jax.tree_util.tree_flatten_with_path(variables["params"]["head"])[0]
+    sizes = {"/".join(part.key for part in path): leaf.size for path, leaf in leaves}
+    kernels = {name: size for name, size in sizes.items() if name.endswith("kernel")}
+    if module is ssd:
+        by_hand = sum(
+            cells * (kernels[f"class{n}/kernel"] + kernels[f"box{n}/kernel"])
+            for n, cells in enumerate(layout.cells)
+        )
+    else:
+        by_hand = sum(layout.cells) * sum(kernels.values())
+    assert cost(frozenset()) == by_hand
+
+
+def test_rules_that_cannot_be_followed_are_named():
+    with pytest.raises(ValueError, match=r"cannot follow detector.detect.voting"):
+        DetectRule.of(functools.partial(nms.detect, voting=nms.score_voting))
+    with pytest.raises(ValueError, match=r"pruning follows nms.detect"):
+        DetectRule.of(detector)
+    assert DetectRule.of(nms.detect) == DetectRule()
+    assert DetectRule.of(functools.partial(nms.detect, top_k=7, voting=None)).top_k == 7
+
+
+def test_overanchorized_heads_have_the_menu_on_every_level():
+    for module, levels in ((retinanet, 5), (ssd, 5)):
+        config = overanchorize(module.get_config("smoke"))
+        record = config.detector.anchors
+        shapes = spec.build(record.shapes)(tuple((s, s) for s in record.strides))
+        assert [len(level) for level in shapes] == [15] * levels
+    low, high = ssd.get_config("paper").detector.anchors.shapes.min_sizes[:2]
+    config = overanchorize(ssd.get_config("paper"))
+    shapes = spec.build(config.detector.anchors.shapes)(((8, 8),) * 6)
+    sides = np.sqrt(shapes[0].prod(axis=1))
+    np.testing.assert_allclose(
+        np.unique(sides.round(4)), low * (high / low) ** (np.arange(3) / 3), rtol=1e-4
+    )
+    with pytest.raises(ValueError, match="overanchorize knows octaves and ssd"):
+        overanchorize(atss.get_config("smoke"))
