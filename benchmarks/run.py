@@ -78,7 +78,7 @@ def machine() -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
     lines = [
-        "| what | seconds | images/s | temporaries MB | process peak MB | compared |",
+        "| what | seconds | per second | temporaries MB | process peak MB | compared |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -88,7 +88,14 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = (
             row["name"],
             f"{row['seconds']:.4f}",
-            f"{row['images_per_second']:.1f}" if "images_per_second" in row else "",
+            next(
+                (
+                    f"{value:.1f} {key.split('_')[0]}"
+                    for key, value in row.items()
+                    if key.endswith("_per_second")
+                ),
+                "",
+            ),
             f"{row['temporaries_mb']:.0f}" if "temporaries_mb" in row else "",
             f"{row['process_peak_mb']:.0f}",
             compared,

@@ -111,7 +111,7 @@ def _recall(
             )
     axes.axvline(threshold, color="0.6", linewidth=0.9, linestyle="--")
     axes.set(xlabel="IoU", ylabel="objects with such an anchor", ylim=(0, 1.02))
-    axes.set_title("Recall of the anchors (dashed: the positive threshold)")
+    axes.set_title(f"Recall of the anchors (dashed: IoU {threshold:g})")
     if len(iou):
         axes.legend(loc="best")
 

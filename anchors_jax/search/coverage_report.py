@@ -136,7 +136,7 @@ def unreached(
     boxes, best = found.boxes, found.best
     below = np.flatnonzero(best.iou < threshold)
     worst = below[np.argsort(best.iou[below], kind="stable")][:limit]
-    table = source.table
+    table, wh = source.table, boxes.wh
     listed = [
         {
             "file": table.files[boxes.image[n]],
@@ -144,7 +144,7 @@ def unreached(
             "annotation_id": int(table.objects.ids[boxes.row[n]]),
             "class": source.classes[boxes.labels[n]],
             "bbox": [round(float(v), 2) for v in table.objects.xywh[boxes.row[n]]],
-            "network_wh": [round(float(v), 2) for v in boxes.wh[n]],
+            "network_wh": [round(float(v), 2) for v in wh[n]],
             "best_iou": round(float(best.iou[n]), 4),
         }
         for n in worst
