@@ -16,14 +16,17 @@ commands
   train    --workdir=DIR           train, evaluate, draw; continues where it stopped
   eval     --workdir=DIR           evaluate a trained run; writes eval.json
   predict  --workdir=DIR IMAGE...  detect in images or folders; writes pictures and COCO JSON
+  convert  --weights=FILE --to=PATH a checkpoint as a run or as a plain file (convert --help)
   prepare  --out=DIR               write the config's data as an ArrayRecord data set (TFDS)
-  assign   --config=B ... [--image=N] draw which anchors several configs take as positives
+  assign   --config=B ... [--image=N] draw which anchors several configs take as positives;
+           [--predicted]           or the anchors that a network predicts, beside the grid
   describe                         print the config, network size and FLOPs; computes nothing else
   coverage [--workdir=DIR]         how well the anchors cover the data's boxes (coverage --help)
   cluster  --workdir=DIR -k K      anchor shapes from the data's boxes (cluster --help)
   prune    --workdir=DIR           which anchors a trained run needs; slices them (prune --help)
 
 flags
+  --weights=FILE                   a released checkpoint for eval and predict, instead of a run
   --checkpoint=best|latest|STEP    which checkpoint eval and predict read (default: best)
   --out=DIR                        where eval, predict, prepare and assign write
   --score_threshold=0.3            least score of a box that is drawn
@@ -67,6 +70,7 @@ def _run(argv: Sequence[str]) -> int:
         commands_cluster,
         commands_coverage,
         commands_prune,
+        commands_weights,
         compare,
         options,
     )
@@ -81,11 +85,15 @@ def _run(argv: Sequence[str]) -> int:
         commands_coverage.NAME: commands_coverage.coverage_command,
         commands_cluster.NAME: commands_cluster.cluster_command,
         commands_prune.NAME: commands_prune.prune_command,
+        commands_weights.EVAL: commands_weights.eval_command,
+        commands_weights.PREDICT: commands_weights.predict_command,
+        commands_weights.CONVERT: commands_weights.convert_command,
     }
     helps = {
         commands_coverage.NAME: commands_coverage.flags,
         commands_cluster.NAME: commands_cluster.flags,
         commands_prune.NAME: commands_prune.flags,
+        commands_weights.CONVERT: commands_weights.flags,
     }
     if name not in known and name not in own_flags:
         hint = options.nearest(name, [*known, *own_flags])

@@ -38,6 +38,9 @@ FREE_KEYS = {
     *("match_images", "voc", "eval_batch_size"),
     *results.PATHS,  # data may have moved
 }
+# Keys that configs of earlier versions lack, with what was done then.
+_LATER_KEYS = {"init_from": None, "init_from_family": None}
+_LATER_KEYS |= {"init_from_parts": "backbone,neck,head"}
 
 
 def train_command(
@@ -56,18 +59,20 @@ def train_command(
     source, held_out = run.source("train"), run.source("eval")
     batches = run.train_batches(source)
     plan = run.plan(len(source))
-    keep_config(workdir, config, options.config_file, held_out)
+    stored = checkpoints.Checkpoints(workdir)
+    begin, notes = stored.latest() or 0, []
     state, update = train.create_state(
         run.detector,
         run.canvases[0],
         run.rule(plan),
         seed=run.seed,
         average=config.train.ema_decay > 0,
+        # A checkpoint has everything; the file may be gone by then.
+        start=None if begin else functools.partial(run.begin, notes=notes),
     )
-    stored = checkpoints.Checkpoints(workdir)
-    begin = stored.latest() or 0
+    keep_config(workdir, config, options.config_file, held_out)
     with logs.Logger(workdir, resume_step=begin, active=parallel.is_main()) as logger:
-        for line in describe(run, plan, images=len(source)):
+        for line in [*describe(run, plan, images=len(source)), *notes]:
             logger.note(line)
         evaluate, started = Evaluator(run, held_out), time.perf_counter()
         state, _ = train.fit(
@@ -292,7 +297,7 @@ def keep_config(
         if parallel.is_main():
             files.write_json(path, now)
         return
-    before = json.loads(path.read_text())["config"]
+    before = _LATER_KEYS | json.loads(path.read_text())["config"]
     changed = [
         key for key in differences(before, now["config"]) if key.split(".")[-1] not in FREE_KEYS
     ]

@@ -13,6 +13,7 @@ from anchors_jax.data import loader
 from anchors_jax.data.records import Source
 from anchors_jax.train import Plan
 from anchors_jax.types import Detector
+from anchors_jax.weights import start
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,6 +111,19 @@ class Experiment:
         train = self.config.train
         images = self.config.data.batch_size * train.accumulate
         return train.learning_rate * images / train.reference_batch
+
+    def begin(self, variables: Any, *, notes: list[str]) -> Any:
+        """Of random variables those to train, as `config.init_from` says; a line goes to `notes`.
+
+        Raises:
+          weights.reading.WeightsError: see `weights.start.begin`.
+        """
+        keys = {key: self.config.get(key) for key in start.KEYS if self.config.get(key) is not None}
+        published = self.config.scale == "paper"
+        keys = {"init_from": None, **keys}
+        variables, note = start.begin(variables, **keys, published=published)
+        notes.append(note)
+        return variables
 
     def rule(self, plan: Plan) -> Callable[[Any], optax.GradientTransformation]:
         """parameters -> the update rule."""

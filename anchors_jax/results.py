@@ -20,7 +20,8 @@ EVALUATION, DETECTIONS, RESULT = "eval.json", "detections.json", "result.json"
 PICTURE, PRECISION_RECALL, CURVE = "detections.png", "precision_recall.png", "training.png"
 WRITTEN = (EVALUATION, DETECTIONS, PICTURE, PRECISION_RECALL)
 SAMPLES = 8  # images in the picture
-PATHS = ("root", "images", "annotations", "directory", "cache_dir")  # keywords of readers
+# Keys whose values say where something is kept: readers' keywords, and the weights to start from.
+PATHS = ("root", "images", "annotations", "directory", "cache_dir", "init_from")
 
 
 def write(

@@ -50,10 +50,16 @@ def create_state(
     *,
     seed: int,
     average: bool,
+    start: Callable[[Any], Any] | None = None,
 ) -> tuple[TrainState, optax.GradientTransformation]:
-    """A fresh state on the host, and the update rule made for its parameters."""
+    """A fresh state on the host, and the update rule made for its parameters.
+
+    `start` makes of random variables those to begin with (pretrained ones).
+    """
     init_key, train_key = jax.random.split(jax.random.key(seed))
     variables = detector.init(init_key, canvas)
+    if start is not None:
+        variables = start(variables)
     update = rule(variables["params"])
     state = TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -30,6 +30,10 @@ def choose(arg: str, known: tuple[str, ...], default: str) -> str:
 def base(scale: str) -> ConfigDict:
     """Everything but the detector: name, seed, data, training, evaluation."""
     config = ConfigDict({"name": "", "scale": scale, "seed": 0, "num_classes": 80})
+    # Weights to begin with: a file, or "random"; family: recognised; parts of a detector's file.
+    config.init_from = config_dict.placeholder(str)
+    config.init_from_family = config_dict.placeholder(str)
+    config.init_from_parts = "backbone,neck,head"
     config.compute_dtype = "float32"  # or bfloat16; parameters and boxes stay float32
     config.data = {"paper": coco_2017, "bench": shapes_bench, "smoke": shapes_smoke}[scale]()
     config.num_classes = 80 if scale == "paper" else 5

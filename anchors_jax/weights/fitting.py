@@ -111,7 +111,7 @@ class _Found:
         kinds = {
             "missing": missing,
             "left over": self.left_over,
-            "of another shape": list(self._misshaped.values()),
+            "of another shape (as HWIO)": list(self._misshaped.values()),
             "not finite": list(self._not_finite.values()),
         }
         return "; ".join(
