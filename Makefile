@@ -2,14 +2,15 @@
 #
 #   make train       train, evaluate and draw the quick-start detector (runs/quickstart)
 #   make test        lint and the quick tests        make test-slow   the slow tests too
-#   make bench       speed and memory of the parts   make clean       remove what make wrote
+#   make bench       speed and memory of the parts   make parity      distance from the references
+#   make clean       remove what make wrote
 
 PYTHON ?= python3
 WORKDIR ?= runs/quickstart
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: train test test-slow lint format bench clean
+.PHONY: train test test-slow lint format bench parity clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,6 +42,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run
+
+parity: $(STAMP)
+	$(BIN)/python -m benchmarks.parity
 
 clean:
 	rm -rf .venv .cache runs build

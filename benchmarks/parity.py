@@ -1,0 +1,65 @@
+"""How far this code is from the references, as measured: python -m benchmarks.parity [WHAT ...]
+
+    WHAT: networks, primitives (default: both); the rows of the other keep their last values.
+
+Runs the tests that compare with reference values (`tests/golden`, or the folder in the environment
+variable ANCHORS_GOLDEN_DIR), the slow ones too, and records every difference that they look at.
+Writes benchmarks/results/parity.json and, from it, docs/parity.md.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import sys
+from typing import Any
+
+import pytest
+
+from anchors_jax import files, results
+from benchmarks import parity_table
+from benchmarks.parity_recorder import Recorder
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "parity.json"
+TABLE = ROOT / "docs" / "parity.md"
+WHAT = ("networks", "primitives")
+
+
+def measure(what: list[str]) -> dict[str, Any]:
+    """The rows of the named kinds, by running their tests in this process."""
+    recorder = Recorder(what)
+    # Only files that know of reference cases are worth importing.
+    paths = sorted(
+        str(path)
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if "golden" in path.read_text() or "from models import" in path.read_text()
+    )
+    options = ["-q", "-m", "slow or not slow", "-o", "addopts=", "--import-mode=importlib"]
+    options += ["--continue-on-collection-errors", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+    pytest.main([*options, *paths], plugins=[recorder])
+    return {kind: recorder.rows(kind) for kind in what}
+
+
+def main(words: list[str]) -> int:
+    """The command; the exit status is 1 where a comparison failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"of {', '.join(WHAT)}")
+    asked = parser.parse_args(words).what or list(WHAT)
+    if unknown := set(asked) - set(WHAT):
+        parser.error(f"{sorted(unknown)[0]!r} is neither networks nor primitives")
+    content = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    content |= measure(asked)
+    content["commit"] = results.commit()
+    content["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
+    content["cases"] = os.path.basename(os.environ.get("ANCHORS_GOLDEN_DIR", "tests/golden"))
+    files.write_json(RESULTS, content)
+    files.write_text(TABLE, parity_table.text(content))
+    print(f"written to {RESULTS.relative_to(ROOT)} and {TABLE.relative_to(ROOT)}")
+    rows = [row for kind in WHAT for row in content.get(kind, {}).values()]
+    return int(any(row["failed"] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
