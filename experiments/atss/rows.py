@@ -62,6 +62,7 @@ GAP = Table(
     "AP remain, and they come from the choice of positives.",
     setting=ABLATION,
     baseline="retinanet",
+    expect=(("gn", "retinanet"), ("giou", "gn"), ("centerness", "giou"), ("fcos", "scale")),
     rows=(
         _row("retinanet", "RetinaNet, 1 anchor", 1, 32.5, overrides={**TO_NORM, **NO_NORM}),
         _row("gn", "+ group norm", 1, 33.4, overrides=TO_NORM),
@@ -94,6 +95,7 @@ SELECTION = Table(
     setting=ABLATION,
     baseline="retinanet",
     overrides={"bench": protocol.CROWDED},
+    expect=(("atss", "retinanet"), ("fcos", "retinanet"), ("fcos_centre", "fcos")),
     rows=(
         _row(
             *("retinanet", "RetinaNet, 1 anchor, all details", 3),
@@ -134,6 +136,7 @@ CANDIDATES = Table(
     claim="AP hardly depends on k, the only hyper-parameter, from 7 to 17.",
     setting=ABLATION,
     baseline="k9",
+    expect=(("k9", "k3"),),
     rows=tuple(
         _topk(k, value)
         for k, value in (
@@ -209,6 +212,7 @@ SEVERAL = Table(
     setting=f"{ABLATION}; the sides of several scales are not given: 8 strides and its octave",
     baseline="s1a1",
     overrides={"bench": protocol.VARIED},
+    expect=(("retinanet_details", "retinanet"), ("s1a1", "retinanet_details")),
     rows=(
         _row("retinanet", "RetinaNet, 3 x 3", 7, 36.3, config="configs/retinanet.py"),
         _row(
@@ -232,6 +236,7 @@ ZOO = Table(
     claim="ResNet-101 gains 2 AP over ResNet-50.",
     setting="COCO 2017, 800 px, 12 epochs of 16, val2017 (ours: 90k steps)",
     baseline="r50",
+    expect=(("r101", "r50"),),
     rows=(
         Row(key="r50", label="R-50", config=CONFIG, published=ap(39.4, source="MMDetection")),
         Row(

@@ -49,6 +49,7 @@ AGAINST = Table(
     "NMS at 0.6 and group norm add 0.8 AP.",
     setting=ABLATION,
     baseline="gn",
+    expect=(("c5", "retinanet"), ("gn", "retinanet"), ("gn", "nms06")),
     rows=(
         Row(
             key="retinanet",
@@ -70,6 +71,12 @@ IMPROVEMENTS = Table(
     setting=ABLATION,
     baseline="base",
     overrides={"bench": protocol.CROWDED},
+    expect=(
+        ("box_tower", "base"),
+        ("centre", "box_tower"),
+        ("giou", "centre"),
+        ("improved", "giou"),
+    ),
     rows=(
         _row("base", "FCOS", {}, 37.1, "README and TPAMI version"),
         _row("box_tower", "+ centerness on box tower", ON_BOX_TOWER, 37.4, "TPAMI version"),
@@ -92,6 +99,7 @@ CENTERNESS = Table(
     "them.",
     setting=ABLATION,
     baseline="branch",
+    expect=(("branch", "none"),),
     rows=(
         _row("none", "none", NO_QUALITY, 33.5, "centerness table"),
         Row(

@@ -47,6 +47,11 @@ MAIN = Table(
     "and the same inference.",
     setting="COCO 2017, 800 px, 12 epochs of 16, val2017",
     baseline="retinanet_r50",
+    expect=(
+        ("freeanchor_r50", "retinanet_r50"),
+        ("freeanchor_r101", "retinanet_r101"),
+        ("freeanchor_x101", "retinanet_x101"),
+    ),
     rows=(
         *_pair("r50", "R-50", 36.5, 38.7),
         *_pair("r101", "R-101", 38.5, 40.3, depth=101),
@@ -62,6 +67,7 @@ THIN = Table(
     setting="no published numbers",
     baseline="retinanet",
     overrides={"bench": protocol.ASPECTS},
+    expect=(("freeanchor", "retinanet"),),
     rows=(
         Row(
             key="retinanet",

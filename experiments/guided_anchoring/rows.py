@@ -39,6 +39,7 @@ DETECTION = Table(
     setting="COCO 2017, ResNet-50-FPN, 800 px, 1x, test-dev (ours: val2017)",
     baseline="retinanet",
     overrides={"bench": protocol.VARIED},
+    expect=(("ga_retinanet", "retinanet"),),
     rows=(
         _detection(
             *("retinanet", "RetinaNet", "configs/retinanet.py"),
@@ -127,6 +128,7 @@ PARTS = Table(
     setting="the paper shows it for proposals (its Table 4); no published numbers for detection",
     baseline="all",
     overrides={"bench": protocol.ASPECTS},
+    expect=(("all", "no_shape"), ("all", "no_adaptation")),
     rows=(
         _part("all", "location, shape, adaptation; 9 shapes tried; locations above 0.01"),
         _part(
@@ -166,6 +168,11 @@ ZOO = Table(
     claim="In MMDetection the gain of guided anchors for RetinaNet is 0.4 to 0.6 AP.",
     setting="COCO 2017, 800 px, 12 epochs of 16, val2017; ResNets in Caffe's style there",
     baseline="retinanet_r50",
+    expect=(
+        ("ga_r50", "retinanet_r50"),
+        ("ga_r101", "retinanet_r101"),
+        ("ga_x101", "retinanet_x101"),
+    ),
     rows=(
         _zoo("retinanet_r50", "RetinaNet, R-50", RETINANET, 36.3),
         _zoo("ga_r50", "GA-RetinaNet, R-50", CONFIG, 36.9),

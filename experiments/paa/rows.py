@@ -50,6 +50,7 @@ PARTS = Table(
     setting=ABLATION,
     baseline="assignment",
     overrides={**LONG, "bench": protocol.CROWDED},
+    expect=(("voting", "iou"), ("iou", "assignment"), ("assignment", "iou_rule")),
     rows=(
         _row(
             *("iou_rule", "IoU rule (0.5, 0.4), no quality branch"),
@@ -78,6 +79,7 @@ QUALITY = Table(
     "from centerness.",
     setting=f"{ABLATION} (ATSS: 90k steps)",
     baseline="atss_centerness",
+    expect=(("atss_iou", "atss_centerness"),),
     rows=(
         _row(
             *("atss_centerness", "ATSS, centerness"),
@@ -164,6 +166,7 @@ MMDETECTION = Table(
     claim="ResNet-101 gains 2.2 AP over ResNet-50; voting is worth 0.2.",
     setting="COCO 2017, 800 px, 12 epochs of 16, val2017 (ours: 90k steps)",
     baseline="r50",
+    expect=(("r50", "r50_no_voting"), ("r101", "r50")),
     rows=(
         _row("r50", "R-50", ap(40.4, source="MMDetection's model zoo")),
         _row(

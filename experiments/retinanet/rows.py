@@ -67,6 +67,7 @@ ALPHA = Table(
     setting=ABLATION,
     baseline="alpha50",
     overrides={"paper": AT_600},
+    expect=(("alpha75", "alpha50"), ("alpha50", "alpha25")),
     rows=(
         _alpha("alpha10", 0.10, 0.0),
         _alpha("alpha25", 0.25, 10.8, 16.0, 11.7),
@@ -85,6 +86,7 @@ GAMMA = Table(
     setting=ABLATION,
     baseline="gamma2",
     overrides={"paper": AT_600},
+    expect=(("gamma2", "gamma0"), ("gamma2", "gamma5")),
     rows=(
         _gamma("gamma0", 0.0, 0.75, 31.1, 49.4, 33.0),
         _gamma("gamma01", 0.1, 0.75, 31.4, 49.9, 33.1),
@@ -119,6 +121,7 @@ ANCHORS = Table(
     setting=ABLATION,
     baseline="s1a1",
     overrides={"paper": AT_600, "bench": protocol.VARIED},
+    expect=(("s3a1", "s1a1"), ("s1a3", "s1a1"), ("s2a3", "s1a3"), ("s3a3", "s1a1")),
     rows=(
         _anchors(1, 1, 30.3, 49.0, 31.8),
         _anchors(2, 1, 31.9, 50.0, 34.0),
@@ -184,6 +187,7 @@ SIZES = Table(
     setting="COCO 2017, 90k steps of 16, test-dev (ours: val2017)",
     baseline="r50_600",
     overrides={"paper": DETECTRON},
+    expect=(("r50_800", "r50_400"), ("r101_800", "r50_800")),
     rows=(
         _size(50, 400, 30.5, 47.8, 32.7, 11.2, 33.8, 46.1),
         _size(50, 500, 32.5, 50.9, 34.8, 13.9, 35.8, 46.7),

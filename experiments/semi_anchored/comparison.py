@@ -92,6 +92,7 @@ ON_SSD = Table(
     claim="The same three outputs help SSD by 2 AP, with lower AP50 and higher AP75.",
     setting="COCO 2017, VGG16, 120 epochs, val2017",
     baseline="ssd300",
+    expect=(("ssd300_sa", "ssd300"), ("ssd512_sa", "ssd512")),
     rows=(
         _ssd("ssd300", "SSD300", SSD, None, 25.5, 45.0, 25.9, 8.4, 26.9, 41.4),
         _ssd("ssd300_sa", "SSD300, semi-anchored", ON, None, 27.5, 43.1, 29.0, 11.2, 31.2, 43.4),

@@ -47,6 +47,7 @@ NUMBER = Table(
     setting=ABLATION,
     baseline="s1a1",
     overrides=VARIED,
+    expect=(("s2a1", "s1a1"), ("s3a3", "s2a1"), ("s5a5", "s3a3"), ("s5a5", "retinanet")),
     rows=(
         Row(
             key="retinanet",
@@ -86,6 +87,7 @@ WITHOUT = Table(
     setting=ABLATION,
     baseline="with",
     overrides=VARIED,
+    expect=(("with", "without"),),
     rows=(
         Row(
             key="without",
@@ -113,6 +115,7 @@ LABELS = Table(
     setting=ABLATION,
     baseline="anchors",
     overrides={"bench": protocol.CROWDED},
+    expect=(("anchors", "fcos"), ("anchors", "fcos_shrink"), ("fcos_shrink", "fcos")),
     rows=(
         Row(
             key="fcos",
@@ -150,6 +153,7 @@ GAMMA = Table(
     setting=ABLATION,
     baseline="eqn4",
     overrides=VARIED,
+    expect=(("eqn4", "gamma005"), ("gamma005", "gamma01"), ("gamma01", "gamma02")),
     rows=(
         Row(
             key="eqn4",
@@ -181,6 +185,7 @@ SMOOTHED = Table(
     setting=ABLATION,
     baseline="sigma09",
     overrides=VARIED,
+    expect=(("sigma09", "focal"),),
     rows=(
         _sigma("focal", "focal loss", 0.0, 39.2, 57.5, 42.5, 22.7, 43.4, 51.7),
         _sigma("sigma01", "sigma 0.1", 0.1, 39.2, 57.5, 42.4, 22.6, 43.3, 52.8),
@@ -210,6 +215,7 @@ CHOICE = Table(
     setting=ABLATION,
     baseline="top1",
     overrides=VARIED,
+    expect=(("top1", "pos05"),),
     rows=(
         Row(key="top1", label="Top-1", config=CONFIG, published=_published(6, *OURS)),
         _inference("top2", "Top-2", 2, 0.0, 39.5, 57.2, 43.2, 22.3, 43.8, 53.0),
