@@ -1,10 +1,12 @@
 """Which anchors do different methods take as positives on the same image? The command `assign`.
 
     python -m anchors_jax assign --config=configs/retinanet.py:bench --config=configs/atss.py:bench
-        [--workdir=runs/a --workdir=runs/b] [--image=3] [--out=assign.png]
+        [--workdir=runs/a --workdir=runs/b] [--image=3] [--out=assign.png] [--predicted]
 
 Methods that look at predictions (PAA, FreeAnchor, Semi-Anchored) want the checkpoint of a run: as
 many --workdir as --config, in the same order ("-" for none). Without, weights are random.
+--predicted draws something else, of methods that predict their anchors (Guided Anchoring): each
+object's best anchor among those and, beside it, among the boxes of the grid.
 """
 
 import dataclasses
@@ -16,13 +18,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from anchors_jax import commands, diagnostics, experiment, inference, options, visualize
+from anchors_jax import (
+    boxes,
+    commands,
+    diagnostics,
+    experiment,
+    inference,
+    options,
+    visualize,
+)
 from anchors_jax.data import loader, transforms
 from anchors_jax.data.records import Example
 from anchors_jax.spec import build
 from anchors_jax.types import Anchors, Assignment, Batch
 
 NAME = "assign"
+PREDICTED = "--predicted"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +44,7 @@ class Match:
     batch: Batch  # of one image
     assignment: Assignment
     anchors: Anchors
+    placed: Anchors | None  # the anchors that the network predicts, if it does
 
     @property
     def cells(self) -> set[tuple[int, int, int]]:
@@ -56,7 +68,7 @@ def compare_command(arguments: Sequence[str]) -> None:
     for word in arguments:
         if word.startswith("--image="):
             image = word.partition("=")[2]
-        elif not word.startswith(("--config=", "--workdir=")):
+        elif word != PREDICTED and not word.startswith(("--config=", "--workdir=")):
             rest.append(word)
     if not configs:
         raise options.UsageError("name at least one --config=FILE.py[:variant] to compare")
@@ -72,8 +84,12 @@ def compare_command(arguments: Sequence[str]) -> None:
         match_image(one, pathlib.Path(workdir) if workdir != "-" else None, image)
         for one, workdir in zip(parsed, workdirs or ["-"] * len(parsed), strict=True)
     ]
-    visualize.assignments([panel_of(match) for match in matches], out)
-    print(agreement_table(matches))
+    if PREDICTED in arguments:
+        panels = [panel for match in matches for panel in anchor_panels(match)]
+        visualize.best_anchors(panels, out)
+    else:
+        visualize.assignments([panel_of(match) for match in matches], out)
+        print(agreement_table(matches))
     print(f"written to {out}")
 
 
@@ -98,9 +114,21 @@ def match_image(parsed: options.Options, workdir: pathlib.Path | None, image: st
         trained = f"step {step}"
     device_batch = jax.tree.map(jnp.asarray, batch)
     assignment, anchors = jax.jit(run.detector.match)(variables, device_batch)
-    first = jax.tree.map(lambda x: np.asarray(x)[0], assignment)
-    name = f"{parsed.config.name} ({trained})"
-    return Match(name=name, batch=batch, assignment=first, anchors=jax.device_get(anchors))
+    placed = None
+    if run.detector.place is not None:
+        placed = _first(jax.jit(run.detector.place)(variables, device_batch))
+    return Match(
+        name=f"{parsed.config.name} ({trained})",
+        batch=batch,
+        assignment=_first(assignment),
+        anchors=jax.device_get(anchors),
+        placed=placed,
+    )
+
+
+def _first(tree: Any) -> Any:
+    """The first image of a batch, on the host."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[0], tree)
 
 
 def find_example(source: Any, image: str) -> Example:
@@ -132,6 +160,38 @@ def panel_of(match: Match) -> visualize.Panel:
         positive=match.assignment.positive,
         visible=np.asarray(match.batch.targets.objects[0]),
     )
+
+
+def anchor_panels(match: Match) -> list[visualize.AnchorPanel]:
+    """The best anchors of the objects, of the grid and of those that the network predicts.
+
+    Raises:
+      ValueError: it predicts none.
+    """
+    if match.placed is None:
+        raise ValueError(f"{match.name} does not predict its anchors: leave out {PREDICTED}")
+    rows, columns = match.batch.image_size[0]
+    targets = match.batch.targets
+
+    def panel(title: str, placed: Anchors, valid: np.ndarray) -> visualize.AnchorPanel:
+        candidates = np.asarray(placed.boxes)
+        overlap = boxes.pairwise(boxes.iou, jnp.asarray(targets.boxes[0]), jnp.asarray(candidates))
+        overlap = np.where(valid[None], overlap, 0.0)
+        return visualize.AnchorPanel(
+            title=title,
+            image=match.batch.image[0, :rows, :columns],
+            objects=targets.boxes[0],
+            visible=np.asarray(targets.objects[0]),
+            best=candidates[overlap.argmax(axis=1)],
+            iou=overlap.max(axis=1),
+            centres=(candidates[valid, :2] + candidates[valid, 2:]) / 2,
+        )
+
+    everywhere = np.ones(len(match.placed.boxes), bool)
+    return [
+        panel("Grid", match.anchors, everywhere),
+        panel(match.name, match.placed, match.placed.valid),
+    ]
 
 
 def agreement_table(matches: Sequence[Match]) -> str:

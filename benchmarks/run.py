@@ -27,6 +27,7 @@ BENCHMARKS = {
     "ssd": "ssd:ssd",
     "semi_anchored": "dense:semi_anchored",
     "semi_anchored_network": "dense:semi_anchored_network",
+    "guided_anchoring": "guided:guided_anchoring",
     "deform": "deform:deform",
     "suppression": "dense:suppression",
     "pruning": "pruning:pruning",

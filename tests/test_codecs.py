@@ -70,6 +70,29 @@ def test_size_limits():
     close(upper_only[3] - upper_only[1], 32 * np.exp(-10), atol=4e-6)
 
 
+def test_shapes_keep_the_centre():
+    square = jnp.asarray([[-16.0, -16.0, 16.0, 16.0]])
+    code = jnp.asarray([[1.0, -1.0]])
+    small = codecs.shapes(std=0.14)
+    close(small.decode(code, square)[0], [-18.4044, -13.9097, 18.4044, 13.9097])
+    close(codecs.shapes().decode(code, square)[0], [-43.4925, -5.8861, 43.4925, 5.8861])
+    moved = jnp.asarray([[100.0, 50.0, 130.0, 60.0]])  # where a box is does not matter
+    close(small.encode(moved, square), np.log([[30 / 32, 10 / 32]]) / 0.14)
+    close(small.decode(small.encode(moved, square), square)[0], [-15, -5, 15, 5])
+
+
+@pytest.mark.parametrize("code", [1e4, -1e4, np.inf])
+def test_extreme_shapes_have_finite_boxes_and_gradients(code):
+    def side(code):
+        return codecs.shapes().decode(jnp.stack([code, code])[None], ANCHOR)[0, 2]
+
+    value, slope = jax.value_and_grad(side)(jnp.float32(code))
+    assert np.isfinite(value)
+    assert slope == 0.0
+    flat = jnp.asarray([[3.0, 3.0, 3.0, 9.0]])
+    assert np.isfinite(codecs.shapes().encode(flat, flat)).all()
+
+
 @pytest.mark.parametrize("name", CODECS)
 def test_round_trip(name):
     random = np.random.default_rng(3)

@@ -8,7 +8,16 @@ import pytest
 from anchors_jax.__main__ import main
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-METHODS = ("retinanet", "fcos", "atss", "paa", "freeanchor", "semi_anchored", "ssd")
+METHODS = (
+    "retinanet",
+    "fcos",
+    "atss",
+    "paa",
+    "freeanchor",
+    "semi_anchored",
+    "ssd",
+    "guided_anchoring",
+)
 
 
 def train(workdir, config, *overrides):

@@ -1,0 +1,79 @@
+"""The command `assign`: pictures and agreement of several configs, or the anchors of a network."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from anchors_jax import visualize
+from anchors_jax.__main__ import main
+from anchors_jax.data import images
+
+CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
+RETINANET = f"--config={CONFIGS}/retinanet.py:smoke"
+GUIDED = f"--config={CONFIGS}/guided_anchoring.py:smoke"
+
+
+def command(*words):
+    return main(["anchors_jax", "assign", *words])
+
+
+@pytest.fixture(autouse=True)
+def compiled(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("ANCHORS_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "compiled"))
+
+
+def size_of(path):
+    return images.size_of(path.read_bytes(), name=path.name)
+
+
+def test_two_methods_are_drawn_and_compared(tmp_path, capsys):
+    out = tmp_path / "assign.png"
+    assert command(RETINANET, GUIDED, "--image=1", f"--out={out}") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].startswith("retinanet (untrained)")
+    assert said[2].startswith("guided_anchoring (untrained)")
+    assert said[1].split()[-2] == said[2].split()[-1] == "1.00"
+    height, width = size_of(out)
+    assert width > height
+
+
+def test_predicted_anchors_are_drawn_beside_the_grid(tmp_path, capsys):
+    out = tmp_path / "anchors.png"
+    assert command(GUIDED, "--image=1", "--predicted", f"--out={out}") == 0
+    assert "written to" in capsys.readouterr().out
+    height, width = size_of(out)
+    assert width > 1.5 * height  # two panels
+    assert command(RETINANET, "--predicted", f"--out={out}") == 1
+    assert "retinanet (untrained) does not predict its anchors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        ((), 2, "name at least one --config"),
+        ((RETINANET, "--workdir=a", "--workdir=b"), 2, "2 --workdir for 1 --config"),
+        ((RETINANET, "--out=x.txt"), 2, "should name a picture"),
+        ((RETINANET, "--image=nothing"), 1, "--image=nothing: no such position or file among 3"),
+    ],
+)
+def test_mistakes_are_one_sentence(words, status, message, capsys):
+    assert command(*words) == status
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_best_anchors_without_objects_and_without_anchors(tmp_path):
+    panel = visualize.AnchorPanel(
+        title="none",
+        image=np.zeros((40, 60, 3), np.uint8),
+        objects=np.zeros((2, 4), np.float32),
+        visible=np.array([False, False]),
+        best=np.zeros((2, 4), np.float32),
+        iou=np.zeros(2, np.float32),
+        centres=np.zeros((0, 2), np.float32),
+    )
+    path = tmp_path / "anchors.png"
+    visualize.best_anchors([panel], path)
+    assert min(size_of(path)) > 200
