@@ -68,7 +68,7 @@ def train_command(
         seed=run.seed,
         average=config.train.ema_decay > 0,
         # A checkpoint has everything; the file may be gone by then.
-        start=None if begin else functools.partial(run.begin, notes=notes),
+        start=functools.partial(run.begin, notes=notes) if stored.latest() is None else None,
     )
     keep_config(workdir, config, options.config_file, held_out)
     with logs.Logger(workdir, resume_step=begin, active=parallel.is_main()) as logger:

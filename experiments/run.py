@@ -24,7 +24,8 @@ flags
   --dry-run               what would be done: configs, cost, data, commands
   --jobs=N                rows at a time; default: one per GPU, else one. 1: all GPUs on one row
   --shard=I/N             the I-th of N equal shares (0 to N - 1): one per host
-  --config.KEY=VALUE      where data is kept (root, images, annotations, directory, cache_dir)
+  --config.KEY=VALUE      where data is kept (root, images, annotations, directory, cache_dir),
+                          and the weights to start from (init_from: a file, or random)
 
 papers: {papers}
 """
@@ -92,7 +93,8 @@ def _shard(text: str) -> tuple[int, int]:
 
 def run(words: Sequence[str]) -> int:
     """Do what a command line says; the exit status."""
-    from experiments import execute, launch, plan, rows
+    from experiments import rows
+    from experiments.runner import execute, launch, plan
 
     values = parse(words)
     paper = rows.load(values.paper)
@@ -131,7 +133,7 @@ def run(words: Sequence[str]) -> int:
 
 def dry_run(paper: Any, runs: Sequence[Any], left_out: Sequence[Any], values: Any) -> None:
     """Print what would be done."""
-    from experiments import show
+    from experiments.runner import show
 
     wanted = {cell.table.key for run in runs for cell in run.cells}
     for table in paper.tables:
