@@ -6,6 +6,9 @@ them would be a second opinion that drifts from the first.
 
 import functools
 import inspect
+import json
+import os
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +17,18 @@ import pytest
 
 # Which argument of a test makes it one of a kind.
 ARGUMENTS = {"networks": "network", "primitives": "case"}
-_EXACT = ("assert_array_equal", "assert_equal")
+
+
+def pytest_configure(config: Any) -> None:
+    """Registers the recorder of the kinds in PARITY_KINDS; PARITY_FILE gets the rows."""
+    recorder = Recorder(os.environ["PARITY_KINDS"].split(","))
+    config.pluginmanager.register(recorder, "parity_rows")
+
+
+def pytest_sessionfinish(session: Any) -> None:
+    """Write what was found."""
+    rows = session.config.pluginmanager.get_plugin("parity_rows").all_rows()
+    pathlib.Path(os.environ["PARITY_FILE"]).write_text(json.dumps(rows))
 
 
 class Recorder:
@@ -25,6 +39,10 @@ class Recorder:
         self._rows: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in kinds}
         self._keys: dict[str, tuple[str, str]] = {}
         self._now: dict[str, Any] | None = None
+
+    def all_rows(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """The rows of every kind."""
+        return {kind: self.rows(kind) for kind in self._rows}
 
     def rows(self, kind: str) -> dict[str, dict[str, Any]]:
         """Sorted by name; `cases` as their number."""
