@@ -56,7 +56,8 @@ def main(words: list[str]) -> int:
     content |= measure(asked)
     content["commit"] = results.commit()
     content["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
-    content["cases"] = os.path.basename(os.environ.get("ANCHORS_GOLDEN_DIR", "tests/golden"))
+    folder = os.environ.get("ANCHORS_GOLDEN_DIR")
+    content["cases"] = os.path.basename(folder) if folder else "tests/golden"
     files.write_json(RESULTS, content)
     files.write_text(TABLE, parity_table.text(content))
     print(f"written to {RESULTS.relative_to(ROOT)} and {TABLE.relative_to(ROOT)}")

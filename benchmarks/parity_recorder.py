@@ -45,12 +45,12 @@ class Recorder:
         return {kind: self.rows(kind) for kind in self._rows}
 
     def rows(self, kind: str) -> dict[str, dict[str, Any]]:
-        """Sorted by name; `cases` as their number."""
+        """Sorted by name; `cases` as their number. Networks that were not run are left out."""
         found = self._rows[kind]
         return {
-            name: {**found[name], "cases": len(found[name]["cases"])}
-            for name in sorted(found)
-            if found[name]["cases"]
+            name: {**row, "cases": len(row["cases"])}
+            for name, row in sorted(found.items())
+            if row["cases"] and (kind == "primitives" or row["measured"] or row["failed"])
         }
 
     def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:

@@ -15,6 +15,8 @@ Weights rebuilt from the tensor names of the released checkpoints, through the i
 (`anchors_jax/weights`) and the configs of `configs/parity.py`; ImageNet backbones by their logits.
 Features and raw outputs: largest difference relative to the largest value of the map (at most
 1e-4 is required). Detections: as sets; at most 0.05 px, 1e-4 in score, 1 % without a counterpart.
+"tied": every score of the reference is 1 in float32, so which boxes it keeps is chance; they are
+looked for among our candidates before NMS. MMDetection 3.3.0 cannot run SSD's inference.
 
 | network | features | raw outputs | boxes, px | scores | without counterpart | agrees |
 |---|---|---|---|---|---|---|
@@ -52,7 +54,8 @@ def _network(name: str, row: dict[str, Any]) -> str:
     found = row["measured"]
     cells = [_number(found.get(key)) for key in ("features", "outputs", "boxes", "scores")]
     missed = found.get("unmatched")
-    cells += ["" if missed is None else f"{missed:.1%}", _agrees(row)]
+    tied = " (tied)" * bool(found.get("tied"))
+    cells += ["" if missed is None else f"{missed:.1%}{tied}", _agrees(row)]
     return f"| {name} | {' | '.join(cells)} |\n"
 
 
