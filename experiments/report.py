@@ -36,7 +36,9 @@ def of_paper(
       ValueError: no such paper, a result file that is none, or a README without marks.
     """
     from anchors_jax import files
-    from experiments import html, markdown, measured, plan, rows, section
+    from experiments import rows
+    from experiments.reporting import html, markdown, measured, section
+    from experiments.runner import plan
 
     def stale(table: rows.Table, row: rows.Row, result: measured.Result) -> str:
         cell = plan.Cell(paper=key, table=table, row=row, scale=result.scale, seed=int(result.seed))
@@ -55,8 +57,8 @@ def of_paper(
 
 def of_folder(folder: pathlib.Path) -> list[str]:
     """Write the table of a folder's results into its README.md; the table."""
-    from experiments import folder as folders
-    from experiments import markdown
+    from experiments.reporting import folder as folders
+    from experiments.reporting import markdown
 
     text = folders.text(folders.read(folder))
     markdown.insert(folder / "README.md", text, title=folder.name)

@@ -8,7 +8,8 @@ What each row is: experiments/PAPER/rows.py. Several rows at once: python -m exp
 from ml_collections import ConfigDict
 
 from anchors_jax.spec import nearest
-from experiments import resolve, rows
+from experiments import rows
+from experiments.runner import resolve
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -76,7 +76,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
       UsageError: a flag or a value is not understood; names the nearest.
     """
     from anchors_jax.spec import nearest
-    from experiments import study
+    from experiments.sweeping import study
 
     parser = _Parser(add_help=False, allow_abbrev=False)
     for name in ("--config", "--space", "--storage", "--study", "--sampler", "--pruner"):
@@ -115,7 +115,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 def run(words: Sequence[str]) -> None:
     """Do what a command line says."""
     values = parse(words)
-    from experiments import space, study, sweep_files, trial, worker
+    from experiments.sweeping import files as sweep_files
+    from experiments.sweeping import space, study, trial, worker
 
     ranges = space.parse(values.space)
     directions = trial.check(values.objectives)
@@ -167,7 +168,8 @@ def about(values: argparse.Namespace, ranges: dict[str, Any]) -> dict[str, Any]:
       ValueError: the config has no such key, or a value does not fit.
     """
     from anchors_jax import experiment, options, spec
-    from experiments import plan, space
+    from experiments.runner import plan
+    from experiments.sweeping import space
 
     for corner in space.corners(ranges):
         experiment.load(options.parse([*values.config_words, *space.overrides(corner)]).config)
@@ -181,7 +183,7 @@ def about(values: argparse.Namespace, ranges: dict[str, Any]) -> dict[str, Any]:
 
 def line(ended: Any, objectives: Sequence[str]) -> str:
     """A trial in one line."""
-    from experiments import worker
+    from experiments.sweeping import worker
 
     found = [
         f"{name} {value:.4g}" for name, value in zip(objectives, ended.values or (), strict=False)

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from experiments import space, study, worker
+from experiments.sweeping import space, study, worker
 
 HEARTBEAT = 1
 

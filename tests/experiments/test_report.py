@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import folder, html, markdown, measured, report, section, wording
+from experiments import report
+from experiments.reporting import folder, html, markdown, measured, section, wording
 
 
 def parts(where, *, scales=("paper", "bench"), stale=made_up.fresh, **changes):

@@ -9,8 +9,9 @@ import pytest
 
 from anchors_jax import experiment, spec
 from anchors_jax.types import Batch, Targets
-from experiments import plan, resolve, row, rows
+from experiments import row, rows
 from experiments.anchor_pruning.rows import A, B, C, D, kept
+from experiments.runner import plan, resolve
 
 ALL = [
     (paper, table, line)

@@ -12,7 +12,8 @@ import time
 import pytest
 
 from anchors_jax import spec
-from experiments import execute, launch, plan, record, rows, run, show
+from experiments import rows, run
+from experiments.runner import execute, launch, plan, record, show
 
 FAKE = pathlib.Path(__file__).with_name("fake_run.py")
 

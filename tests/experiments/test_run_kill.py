@@ -8,7 +8,8 @@ import time
 import processes
 import pytest
 
-from experiments import plan, rows
+from experiments import rows
+from experiments.runner import plan
 
 ROW = ("-m", "experiments.run", "atss", "3", "--rows=atss", "--scale=smoke")
 

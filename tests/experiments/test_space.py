@@ -5,7 +5,7 @@ import json
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from experiments import space
+from experiments.sweeping import space
 
 WORDS = "a.b=log:1e-4:1e-2,c=float:0.5:3:0.5,d=int:1:9:3,e=choice:(1, 2)|x=y,f=float:0:1"
 

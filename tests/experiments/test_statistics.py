@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments import statistics
+from experiments.reporting import statistics
 
 # Quantiles of Student's t at 97.5 %: closed forms for 1, 2 and 4 degrees of freedom.
 P = 0.975

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from anchors_jax import experiment, options, spec
-from experiments import sweep, trial
+from experiments import sweep
+from experiments.sweeping import trial
 
 RATE, GAMMA = "train.learning_rate", "detector.objective.class_loss.gamma"
 SPACE = f"--space={RATE}=log:1e-4:1e-2,{GAMMA}=choice:0.5|2|3"

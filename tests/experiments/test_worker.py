@@ -14,7 +14,7 @@ import sweep_child
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from experiments import space, study, worker
+from experiments.sweeping import space, study, worker
 
 CHILD = pathlib.Path(sweep_child.__file__)
 FINITE = "a=choice:0.1|0.2|0.3,b=choice:1|2"

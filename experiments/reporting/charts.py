@@ -15,8 +15,8 @@ from PIL import Image
 from anchors_jax import results
 from anchors_jax.logs import read_metrics
 from anchors_jax.visualize.curves import figure, save
-from experiments.measured import Result
-from experiments.section import Section
+from experiments.reporting.measured import Result
+from experiments.reporting.section import Section
 
 OURS, PUBLISHED = "#1f77b4", "#d62728"
 WIDTH = 1100  # pixels of an embedded picture

@@ -4,11 +4,11 @@ import json
 import pathlib
 import statistics
 
-from experiments import measured, wording
-from experiments.markdown import table as markdown_table
-from experiments.measured import Result
-from experiments.section import FIRST
-from experiments.statistics import interval
+from experiments.reporting import measured, wording
+from experiments.reporting.markdown import table as markdown_table
+from experiments.reporting.measured import Result
+from experiments.reporting.section import FIRST
+from experiments.reporting.statistics import interval
 
 
 def read(folder: pathlib.Path) -> list[Result]:

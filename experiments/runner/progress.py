@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from experiments import plan
+from experiments.runner import plan
 
 
 class Eta:

@@ -4,8 +4,8 @@ import html
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from experiments import charts, section, wording
-from experiments.section import Section
+from experiments.reporting import charts, section, wording
+from experiments.reporting.section import Section
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 75em; margin: 2em auto;

@@ -19,7 +19,7 @@ from anchors_jax import checkpoints, commands, experiment, inference, options, p
 from anchors_jax.models import count
 from anchors_jax.spec import build, nearest
 from anchors_jax.train import NonFiniteLossError
-from experiments import space, worker
+from experiments.sweeping import space, worker
 
 LOCK = ".lock"
 LARGER = commands.SUMMARY

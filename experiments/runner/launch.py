@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
-from experiments import plan
+from experiments.runner import plan
 
 
 def environments(jobs: int | None) -> list[dict[str, str]]:

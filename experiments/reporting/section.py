@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from experiments import rows, statistics
-from experiments.measured import Group, is_share
-from experiments.statistics import Interval
+from experiments import rows
+from experiments.reporting import statistics
+from experiments.reporting.measured import Group, is_share
+from experiments.reporting.statistics import Interval
 
 REPRODUCED, OPEN, CONTRADICTED = "reproduced", "not resolved", "contradicted"
 NOT_RUN, UNDECLARED = "not run", "no order declared"

@@ -10,8 +10,8 @@ from typing import Any
 import optuna
 from optuna.exceptions import ExperimentalWarning
 
-from experiments import worker
-from experiments.worker import StudyError
+from experiments.sweeping import worker
+from experiments.sweeping.worker import StudyError
 
 
 def _tpe(*, seed: int | None, trials: int) -> optuna.samplers.BaseSampler:

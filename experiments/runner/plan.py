@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from anchors_jax import commands, results, spec
 from anchors_jax.logs import read_metrics
-from experiments import resolve, rows
+from experiments import rows
+from experiments.runner import resolve
 
 # COCO's training set is too large to be read for its length.
 COCO_TRAIN = 118_287

@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from anchors_jax import files, results, spec
-from experiments import plan, resolve
+from experiments.runner import plan, resolve
 
 
 def of_training(cell: plan.Cell, run: plan.Run) -> None:

@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from anchors_jax import results, spec
 from anchors_jax.models import count
-from experiments import launch, plan, resolve, rows
+from experiments import rows
+from experiments.runner import launch, plan, resolve
 
 CHANGES = 8  # keys shown of the difference to the baseline
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from experiments import section
-from experiments.section import Line, Section
-from experiments.statistics import Interval
+from experiments.reporting import section
+from experiments.reporting.section import Line, Section
+from experiments.reporting.statistics import Interval
 
 UNVERIFIED = "†"
 NOTES = (

@@ -4,8 +4,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from anchors_jax import files
-from experiments import wording
-from experiments.section import Section
+from experiments.reporting import wording
+from experiments.reporting.section import Section
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 

@@ -17,7 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from experiments import launch, plan, progress, record, rows
+from experiments import rows
+from experiments.runner import launch, plan, progress, record
 
 LOG, LOCK = "log.txt", ".lock"
 Environment = Mapping[str, str]

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as draw
 
 from anchors_jax import files, options, spec
-from experiments import space, trial, worker
+from experiments.sweeping import space, trial, worker
 
 BEST, FRONT, TABLE = "best.json", "pareto.json", "trials.csv"
 HISTORY, IMPORTANCE, PARALLEL, PARETO = (

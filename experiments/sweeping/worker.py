@@ -20,8 +20,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from experiments import space as spaces
-from experiments.space import Space
+from experiments.sweeping import space as spaces
+from experiments.sweeping.space import Space
 
 # User attributes of a trial: why it failed; its number, once it has chosen what to try.
 ERROR, CHOSEN = "error", "chosen"

@@ -1,0 +1,1 @@
+"""What `python -m experiments.report` is made of."""

@@ -1,0 +1,1 @@
+"""What `python -m experiments.run` is made of."""
