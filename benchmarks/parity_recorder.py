@@ -74,7 +74,8 @@ class Recorder:
 
     def _row(self, nodeid: str) -> dict[str, Any]:
         kind, name = self._keys[nodeid]
-        empty = {"cases": set(), "failed": 0, "difference": 0.0, "share": 0.0, "measured": {}}
+        empty = {"cases": set(), "failed": 0, "measured": {}}
+        empty |= {"difference": 0.0, "relative": 0.0, "share": 0.0}
         return self._rows[kind].setdefault(name, empty)
 
     @pytest.hookimpl(wrapper=True)
@@ -111,13 +112,17 @@ def _watched(row: dict[str, Any], close: Callable[..., None], *args: Any, **keyw
     try:
         difference = np.abs(actual - desired)
     except ValueError:  # shapes that do not fit: the comparison itself says so
-        difference = np.zeros(0)
+        close(*args, **keywords)
+        return
     allowed = np.broadcast_to(atol + rtol * np.abs(desired), difference.shape)
+    desired = np.broadcast_to(desired, difference.shape)
     both = np.isfinite(difference) & (allowed > 0)
     if both.any():
         share = float(np.max(difference[both] / allowed[both]))
         if share > row["share"]:
             row["share"] = share
             row["tolerance"] = {"rtol": float(rtol), "atol": float(np.max(atol))}
-        row["difference"] = max(row["difference"], float(difference[both].max()))
+        largest = float(difference[both].max())
+        row["difference"] = max(row["difference"], largest)
+        row["relative"] = max(row["relative"], largest / max(np.abs(desired[both]).max(), 1e-30))
     close(*args, **keywords)

@@ -23,11 +23,12 @@ looked for among our candidates before NMS. MMDetection 3.3.0 cannot run SSD's i
 """
 _PRIMITIVES = """
 ## Primitives
-The largest absolute difference of any compared number, and how much of its tolerance the worst
-comparison uses (tolerance: rtol * |reference| + atol). "exact": integers, masks and sets only.
+The largest difference of any compared number; the same relative to the largest value of its array;
+and how much of its tolerance the worst comparison uses (tolerance: rtol * |reference| + atol).
+"exact": equal in every number, or integers, masks and sets only.
 
-| operation | cases | largest difference | of its tolerance | rtol, atol | agrees |
-|---|---|---|---|---|---|
+| operation | cases | largest difference | relative | of its tolerance | rtol, atol | agrees |
+|---|---|---|---|---|---|---|
 """
 _TAIL = """
 ## What these cases cannot show
@@ -65,11 +66,12 @@ def _primitive(name: str, row: dict[str, Any]) -> str:
         tolerance = row["tolerance"]
         cells += [
             _number(row["difference"]),
+            _number(row["relative"]),
             f"{row['share']:.1%}",
             f"{tolerance['rtol']:.0e}, {tolerance['atol']:.0e}",
         ]
     else:
-        cells += ["exact", "", ""]
+        cells += ["exact", "", "", ""]
     return f"| {name} | {' | '.join([*cells, _agrees(row)])} |\n"
 
 

@@ -31,6 +31,7 @@ BENCHMARKS = {
     "deform": "deform:deform",
     "suppression": "dense:suppression",
     "pruning": "pruning:pruning",
+    "weights": "weights:importing",
     "loading": "pipeline:loading",
     "training": "pipeline:training",
     "evaluating": "pipeline:evaluating",
