@@ -150,6 +150,7 @@ def run(words: Sequence[str]) -> None:
         trial.Trainer(values.config_words, values.workdir, values.objectives),
         trials=values.trials,
         heartbeat=values.heartbeat,
+        lock=study.lock_of(values.storage),
         grid=space.grid(ranges, points=values.points) if values.sampler == "grid" else None,
         after=after,
         say=lambda text: print(text, flush=True),

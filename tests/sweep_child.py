@@ -36,7 +36,8 @@ def main(url, name, log, trials, seconds, words):
         heartbeat=HEARTBEAT,
     )
     ranges = space.parse(words)
-    worker.Worker(opened, ranges, objective, trials=int(trials), heartbeat=HEARTBEAT).work()
+    settings = {"trials": int(trials), "heartbeat": HEARTBEAT, "lock": study.lock_of(url)}
+    worker.Worker(opened, ranges, objective, **settings).work()
 
 
 if __name__ == "__main__":

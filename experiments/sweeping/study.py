@@ -1,5 +1,6 @@
 """An Optuna study in a data base: SQLite in a file, or PostgreSQL for many machines."""
 
+import pathlib
 import random
 import re
 import time
@@ -79,6 +80,12 @@ def open_study(
         elif before != value:
             raise StudyError(f"study {name!r} is about another {key}; choose another --study")
     return study
+
+
+def lock_of(url: str) -> pathlib.Path | None:
+    """The lock of a study in an SQLite file, beside it; other data bases lock for themselves."""
+    scheme, _, path = url.partition(":///")
+    return pathlib.Path(f"{path}.lock") if scheme == "sqlite" else None
 
 
 def _connect(

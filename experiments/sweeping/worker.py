@@ -4,11 +4,14 @@ Optuna's storage numbers trials one after another and is all that workers share.
 down what its trial would try and then looks at the trials with lower numbers, waiting for those
 that have not chosen yet: if one of them has the same values, it steps aside. So of two equal trials
 exactly the first is done, however workers are timed. Workers give a sign of life ("heartbeat"); a
-trial whose worker fell silent is given to the next one that asks.
+trial whose worker fell silent is given to the next one that asks. SQLite, which knows no row locks,
+would give one queued trial to two workers that ask at once, so they ask one after another.
 """
 
 import contextlib
+import fcntl
 import json
+import pathlib
 import random
 import time
 import traceback
@@ -58,6 +61,7 @@ class Worker:
       objective: does a trial.
       trials: how many different ones the study should have in the end, of all workers together.
       heartbeat: that of `open_study`.
+      lock: a file that workers hold while they ask for a trial; see `study.lock_of`.
       grid: values of each key to try one after another instead of what the sampler says.
       after: called with each trial that this worker has ended.
       say: takes a line of text.
@@ -71,13 +75,14 @@ class Worker:
         *,
         trials: int,
         heartbeat: float = 10,
+        lock: pathlib.Path | None = None,
         grid: Mapping[str, list[Any]] | None = None,
         after: Callable[[FrozenTrial], None] = lambda trial: None,
         say: Callable[[str], None] = print,
     ) -> None:
         self._study, self._space, self._objective = study, space, objective
         self._after, self._say = after, say
-        self._interval, self._grace = heartbeat, 3 * heartbeat
+        self._interval, self._grace, self._lock = heartbeat, 3 * heartbeat, lock
         axes = grid or (spaces.grid(space, points=0) if spaces.size(space) else None)
         self._points = spaces.product(axes) if axes else []  # of a space that can be counted
         self._by_points = grid is not None
@@ -125,14 +130,19 @@ class Worker:
         if propose and self._points:
             self._propose()
         numbers: list[int] = []
+        asking = contextlib.ExitStack()
 
         def objective(trial: optuna.Trial) -> tuple[float, ...]:
+            asking.close()
             numbers.append(trial.number)
             return self._do(trial)
 
         expected = (_SteppedAsideError, _FailedError)
         try:
-            self._study.optimize(objective, n_trials=1, catch=expected)
+            with asking:
+                if self._lock is not None:
+                    fcntl.flock(asking.enter_context(self._lock.open("a")), fcntl.LOCK_EX)
+                self._study.optimize(objective, n_trials=1, catch=expected)
         except Exception as error:
             # Only the storage raises here, also when it has given the trial to another worker.
             raise StudyError(f"trial {numbers}: {' '.join(str(error).split())}") from error

@@ -17,16 +17,25 @@ from optuna.trial import TrialState
 from experiments.sweeping import space, study, worker
 
 CHILD = pathlib.Path(sweep_child.__file__)
+# Seconds: a machine that is busy with other tests must not look dead.
+PATIENT = 8
 FINITE = "a=choice:0.1|0.2|0.3,b=choice:1|2"
 
 
 def opened(folder, *, name="s", **more):
-    settings = {"directions": ("maximize",), "record": {}, "sampler": "random", "heartbeat": 1}
-    return study.open_study(f"sqlite:///{folder}/study.db", name, **settings | more)
+    settings = {
+        "directions": ("maximize",),
+        "record": {},
+        "sampler": "random",
+        "heartbeat": PATIENT,
+    }
+    return study.open_study(
+        f"sqlite:///{folder}/study.db", name, heartbeat=PATIENT, **settings | more
+    )
 
 
 def run(target, words, objective, *, trials, **more):
-    more = {"heartbeat": 1, "say": lambda text: None} | more
+    more = {"heartbeat": PATIENT, "say": lambda text: None} | more
     return worker.Worker(target, space.parse(words), objective, trials=trials, **more).work()
 
 
@@ -67,13 +76,13 @@ def test_a_study_is_continued_up_to_the_number_of_trials(tmp_path):
 
 def test_threads_that_choose_at_the_same_time_never_repeat(tmp_path):
     ranges = "a=choice:1|2|3|4|5|6|7|8,b=choice:1"
-    together = threading.Barrier(3, timeout=20)
+    together = threading.Barrier(3, timeout=120)
 
     def work():
         target = opened(tmp_path)
         with contextlib.suppress(threading.BrokenBarrierError):
             together.wait()
-        run(target, ranges, closeness, trials=8)
+        run(target, ranges, closeness, trials=8, lock=tmp_path / "lock")
 
     opened(tmp_path)
     threads = [threading.Thread(target=work) for _ in range(3)]
@@ -108,7 +117,7 @@ def test_a_trial_waits_for_those_before_it_to_choose(tmp_path):
     storage, first = target._storage, target.get_trials()[0]._trial_id
     storage.set_trial_param(first, "a", 1.0, either["a"])  # the second choice
     storage.set_trial_user_attr(first, worker.CHOSEN, 0)
-    thread.join(10)
+    thread.join(120)
     assert outcome == ["stepped aside"]
 
 
@@ -217,13 +226,13 @@ def test_a_killed_worker_loses_no_trial(tmp_path, url):
     paths = (str(processes.REPOSITORY), str(CHILD.parent), os.environ.get("PYTHONPATH"))
     env = processes.environment(PYTHONPATH=os.pathsep.join(filter(None, paths)))
     with processes.started(*words(60), env=env) as child:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not events():
             assert child.process.poll() is None, child.output()
             assert time.monotonic() < deadline
             time.sleep(0.05)
     ((_, _, killed),) = events()
-    said = processes.output_of(*words(0), env=env, timeout=60)
+    said = processes.output_of(*words(0), env=env, timeout=300)
     ended = [key for _, what, key in events() if what == "end"]
     assert killed in ended, said
     assert len(ended) == len(set(ended)) == 3
