@@ -167,9 +167,10 @@ def torchvision_pairs(name, image, inside, arrays):
     logits = np.asarray(out.logits)
     if name == "torchvision_ssd300":  # its background is first, ours last
         logits = np.roll(logits, 1, axis=-1)
+    codes = jax.nn.relu(out.codes) if name == "torchvision_fcos" else out.codes  # its last step
     heads = {
         "head_cls_logits": logits,
-        "head_bbox_regression": out.codes,
+        "head_bbox_regression": codes,
         "head_bbox_ctrness": None if out.quality is None else out.quality[..., None],
     }
     pairs = []
