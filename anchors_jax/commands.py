@@ -41,6 +41,7 @@ FREE_KEYS = {
 # Keys that configs of earlier versions lack, with what was done then.
 _LATER_KEYS = {"init_from": None, "init_from_family": None}
 _LATER_KEYS |= {"init_from_parts": "backbone,neck,head"}
+_LATER_DATA_KEYS = {"keep_empty": True, "min_side": 0}
 
 
 def train_command(
@@ -58,7 +59,7 @@ def train_command(
     run = experiment.load(config)
     source, held_out = run.source("train"), run.source("eval")
     batches = run.train_batches(source)
-    plan = run.plan(len(source))
+    plan = run.plan(run.training_images(source))
     stored = checkpoints.Checkpoints(workdir)
     begin, notes = stored.latest() or 0, []
     state, update = train.create_state(
@@ -297,15 +298,18 @@ def keep_config(
         if parallel.is_main():
             files.write_json(path, now)
         return
-    before = _LATER_KEYS | json.loads(path.read_text())["config"]
-    changed = [
-        key for key in differences(before, now["config"]) if key.split(".")[-1] not in FREE_KEYS
-    ]
+    before, after = map(_of_today, (json.loads(path.read_text())["config"], now["config"]))
+    changed = [key for key in differences(before, after) if key.split(".")[-1] not in FREE_KEYS]
     if changed:
         raise ValueError(
             f"{workdir} holds a run with another config: {', '.join(changed[:3])} "
             f"{'differs' if len(changed) == 1 else 'differ'}; choose another --workdir"
         )
+
+
+def _of_today(config: dict[str, Any]) -> dict[str, Any]:
+    """A plain config of an earlier version, with the keys that were added since."""
+    return _LATER_KEYS | config | {"data": _LATER_DATA_KEYS | config["data"]}
 
 
 def kept_classes(workdir: pathlib.Path) -> dict[str, Any]:

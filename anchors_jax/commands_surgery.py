@@ -59,7 +59,7 @@ def apply(
     config = surgery.variant(content, "finetune")
     after = experiment.load(config)
     source = after.source("train")
-    batches, plan = after.train_batches(source), after.plan(len(source))
+    batches, plan = after.train_batches(source), after.plan(after.training_images(source))
     state, _ = train.create_state(
         after.detector,
         after.canvases[0],

@@ -44,6 +44,12 @@ class Experiment:
             )
         return source
 
+    def training_images(self, source: Source) -> int:
+        """How many images of a source training takes (`data.keep_empty`, `data.min_side`)."""
+        data = self.config.data
+        chosen = loader.used(source, keep_empty=data.keep_empty, min_side=data.min_side)
+        return int(chosen.sum())
+
     def train_batches(self, source: Source) -> inference.Batches:
         """Endless batches of this host's share, resumable."""
         data = self.config.data
@@ -56,6 +62,8 @@ class Experiment:
                 transforms=spec.build(data.train_transforms),
                 max_objects=data.max_objects,
                 seed=self.seed,
+                keep_empty=data.keep_empty,
+                min_side=data.min_side,
                 num_workers=data.workers,
                 process_index=index,
                 process_count=count,

@@ -116,6 +116,8 @@ def data_block(
     eval_batch_size: int,
     max_objects: int = 100,
     workers: int = 0,
+    keep_empty: bool = True,
+    min_side: int = 0,
     short_side: int,
     long_side: int,
     jitter: tuple[float, float] | None = None,
@@ -137,6 +139,8 @@ def data_block(
             "batch_size": batch_size,
             "eval_batch_size": eval_batch_size,
             "workers": workers,
+            "keep_empty": keep_empty,  # whether training takes images without objects
+            "min_side": min_side,  # and those with a shorter side than this
         }
     )
 
@@ -158,6 +162,8 @@ def coco_2017(root: str = "data/coco") -> ConfigDict:
         batch_size=16,
         eval_batch_size=16,
         workers=8,
+        keep_empty=False,  # MMDetection's rules: 117,266 of train2017's 118,287 images
+        min_side=32,
         short_side=800,
         long_side=1333,
     )

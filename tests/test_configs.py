@@ -76,7 +76,7 @@ SHAPES = [name for name in FILES if name not in ("bccd", "coco", "prepared", "vo
 def test_trains_a_step_and_detects(name):
     run = experiment.load(config_of(name, "smoke"))
     source = run.source("train")
-    batches, plan = run.train_batches(source), run.plan(len(source))
+    batches, plan = run.train_batches(source), run.plan(run.training_images(source))
     state, update = train.create_state(
         run.detector, run.canvases[0], run.rule(plan), seed=0, average=False
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from anchors_jax import experiment, spec
+from anchors_jax.data import loader
 
 
 def load(**train):
@@ -90,6 +91,16 @@ def test_a_batch_that_does_not_divide_is_named():
         run.train_batches(source)
     with pytest.raises(ValueError, match=r"data.eval_batch_size = 5 does not divide"):
         run.eval_batches(source)
+
+
+def test_images_without_objects_or_too_small_may_be_left_out():
+    run = load()
+    source = run.source("train")
+    assert run.training_images(source) == len(source)
+    run.config.data.min_side = 65  # the drawings are 64 x 64
+    assert run.training_images(source) == 0
+    with pytest.raises(loader.DataError, match="no image to train on"):
+        run.train_batches(source)
 
 
 def test_evaluation_sees_every_image_once():

@@ -15,7 +15,7 @@ The whole chain, in MMDetection's order (the original code changes colours first
     ]
     config.data.eval_transforms = [make(transforms.fit, keep_ratio=False)]
 
-and `keep_empty=False` for the loader, if images without objects are to be left out as there.
+and `config.data.keep_empty = False`, if images without objects are to be left out as there.
 
 `Example.scale` stays the true ratio of present to original pixels on both axes, but `expand` and
 `min_iou_crop` move the origin: like a flip, they are for training only.

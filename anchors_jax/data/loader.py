@@ -89,6 +89,12 @@ def _empty(canvas: tuple[int, int], max_objects: int) -> Batch:
     }
 
 
+def used(source: Source, *, keep_empty: bool = True, min_side: int = 0) -> np.ndarray:
+    """Which images of a source training takes; the keywords of `train_loader`."""
+    chosen = np.asarray(source.sizes).min(1, initial=2**31 - 1) >= min_side
+    return chosen if keep_empty else chosen & (source.counts[:, 0] > 0)
+
+
 def train_loader(
     source: Source,
     *,
@@ -132,9 +138,7 @@ def train_loader(
     _check(source, batch_size, canvases, max_objects, num_workers, process_index, process_count)
     if seed < 0:
         raise ValueError(f"seed must not be negative, but is {seed}")
-    chosen = np.asarray(source.sizes).min(1, initial=2**31 - 1) >= min_side
-    if not keep_empty:
-        chosen &= source.counts[:, 0] > 0
+    chosen = used(source, keep_empty=keep_empty, min_side=min_side)
     if not chosen.any():
         raise DataError(f"{source!r}: no image to train on")
     canvases = tuple((int(h), int(w)) for h, w in canvases)

@@ -14,8 +14,8 @@ from anchors_jax.logs import read_metrics
 from experiments import rows
 from experiments.runner import resolve
 
-# COCO's training set is too large to be read for its length.
-COCO_TRAIN = 118_287
+# COCO's training set is too large to be read for its length: all images, those with objects.
+COCO_TRAIN, COCO_TRAIN_USED = 118_287, 117_266
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,7 +161,7 @@ def images(config: ConfigDict) -> int | None:
     if reader == "shapes":
         return data.num_train
     if reader == "coco" and data.limit is None and "train2017" in data.annotations:
-        return COCO_TRAIN
+        return COCO_TRAIN if config.data.keep_empty else COCO_TRAIN_USED
     try:
         return len(spec.build(data))
     except (OSError, ValueError):
