@@ -75,10 +75,10 @@ class Runner:
                 self._show()
         except BaseException:
             self._stop.set()
-            for process in list(self._processes):
-                process.terminate()
-            for worker in workers:
-                worker.join()
+            while any(worker.is_alive() for worker in workers):
+                for process in list(self._processes):
+                    process.terminate()
+                time.sleep(0.2)
             raise
         return self.failures
 
@@ -107,7 +107,9 @@ class Runner:
         missing = [cell for cell in run.missing() if not record.of_owner(cell, run)]
         if not missing:
             return
-        with locked(run.workdir, self._waits) as lock:
+        with locked(run.workdir, self._waits, self._stop) as lock:
+            if lock is None:
+                return
             if not plan.is_trained(run.workdir):
                 self._say(f"start {run.name} seed {run.owner.seed} -> {run.workdir}")
                 reason = self._call(launch.train_words(run, self._extra), run, environment, lock)
@@ -131,6 +133,8 @@ class Runner:
         self, words: Sequence[str], run: plan.Run, environment: Environment, lock: int
     ) -> str | None:
         """Run a command with its output in the run's log; what it died of, or None."""
+        if self._stop.is_set():
+            return "stopped"
         log = run.workdir / LOG
         with open(log, "ab") as output:
             output.write(f"\n$ {' '.join(words)}\n".encode())
@@ -183,19 +187,32 @@ class Runner:
 
 
 @contextlib.contextmanager
-def locked(workdir: pathlib.Path, waits: Callable[[pathlib.Path], None]) -> Iterator[int]:
-    """Hold the lock of a work directory, waiting for it if need be; yields its descriptor."""
+def locked(
+    workdir: pathlib.Path, waits: Callable[[pathlib.Path], None], stop: threading.Event
+) -> Iterator[int | None]:
+    """Hold the lock of a work directory, waiting for it if need be; yields its descriptor.
+
+    None without the lock, if `stop` is set before it is free.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
     handle = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        held = _try_lock(handle)
+        if not held:
             waits(workdir)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield handle
+        while not held and not stop.wait(0.2):
+            held = _try_lock(handle)
+        yield handle if held else None
     finally:
         os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _last_words(log: pathlib.Path) -> str:
