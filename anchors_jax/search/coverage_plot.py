@@ -113,7 +113,7 @@ def _recall(
     axes.set(xlabel="IoU", ylabel="objects with such an anchor", ylim=(0, 1.02))
     axes.set_title(f"Recall of the anchors (dashed: IoU {threshold:g})")
     if len(iou):
-        axes.legend(loc="best")
+        axes.legend(loc="lower left", fontsize="small", framealpha=0)
 
 
 def _positives(axes: Axes, given: coverage_positives.Positives) -> None:
@@ -133,7 +133,7 @@ def _positives(axes: Axes, given: coverage_positives.Positives) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="positives", ylabel="objects with at least so many", ylim=(0, 1.02))
     axes.set_title(f"Positives per object ({len(given.images)} images)")
-    axes.legend()
+    axes.legend(loc="lower left", framealpha=0)
 
 
 def _by_class(
