@@ -10,7 +10,9 @@ import pathlib
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
+
+from experiments.flags import Parser, UsageError
 
 USAGE = """\
 usage: python -m experiments.run PAPER [TABLE ...] [flags]
@@ -31,15 +33,6 @@ papers: {papers}
 """
 
 
-class UsageError(ValueError):
-    """The command line is not understood."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The command line; `extra` holds the words `--config.KEY=VALUE`.
 
@@ -50,7 +43,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     from anchors_jax.spec import nearest
     from experiments.rows import FOLDER, SCALES
 
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("paper")
     parser.add_argument("tables", nargs="*")
     parser.add_argument("--scale", default="bench")
@@ -61,12 +54,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--jobs", type=_positive)
     parser.add_argument("--shard", type=_shard, default=(0, 1))
-    values, rest = parser.parse_known_intermixed_args(words)
-    flags = [option for action in parser._actions for option in action.option_strings]
+    values, rest = parser.parse(words)
     for word in rest:
         key = word.partition("=")[0]
-        if not key.startswith("--config."):
-            raise UsageError(f"no flag {key!r}{nearest(key, flags)}")
         if key.split(".")[-1] not in PATHS:
             raise UsageError(
                 f"{key}: only where data is kept may be set ({', '.join(PATHS)}); what a row is "

@@ -9,7 +9,9 @@ import pathlib
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
+
+from experiments.flags import Parser, UsageError
 
 USAGE = """\
 usage: python -m experiments.sweep --config=FILE.py[:VARIANT] --space=SPACE --workdir=DIR [flags]
@@ -60,15 +62,6 @@ train best.json with other seeds before believing its AP.
 SLOW = 60  # seconds: after trials that take longer, the pictures are drawn anew
 
 
-class UsageError(ValueError):
-    """The command line is not understood."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The command line; `config_words` are those that a trial's own command line starts with.
 
@@ -78,7 +71,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     from anchors_jax.spec import nearest
     from experiments.sweeping import study
 
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = Parser()
     for name in ("--config", "--space", "--storage", "--study", "--sampler", "--pruner"):
         parser.add_argument(name)
     parser.add_argument("--workdir", type=pathlib.Path)
@@ -87,11 +80,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         parser.add_argument(name, type=int, default=default)
     for name in ("--keep-checkpoints", "--debug"):
         parser.add_argument(name, action="store_true")
-    values, rest = parser.parse_known_args(words)
-    flags = [option for action in parser._actions for option in action.option_strings]
-    for word in rest:
-        if not word.startswith("--config."):
-            raise UsageError(f"no flag {word.partition('=')[0]!r}{nearest(word, flags)}")
+    values, rest = parser.parse(words)
     for name in ("config", "space", "workdir"):
         if getattr(values, name) is None:
             raise UsageError(f"--{name} is missing; --help shows examples")

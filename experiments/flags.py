@@ -1,0 +1,36 @@
+"""Command lines of this folder: what is wrong with one is said in a sentence."""
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+
+class UsageError(ValueError):
+    """The command line is not understood."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises instead of exiting, and knows words `--config.KEY=VALUE`."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `message`."""
+        raise UsageError(message)
+
+    def parse(self, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """The values of the flags and positional words, and the words `--config.KEY=VALUE`.
+
+        Raises:
+          UsageError: a flag or a value is not understood; names the nearest.
+        """
+        from anchors_jax.spec import nearest  # not before it is decided what JAX runs on
+
+        values, rest = self.parse_known_intermixed_args(words)
+        flags = [option for action in self._actions for option in action.option_strings]
+        for word in rest:
+            name = word.partition("=")[0]
+            if not name.startswith("--config."):
+                raise UsageError(f"no flag {name!r}{nearest(name, flags)}")
+        return values, rest
