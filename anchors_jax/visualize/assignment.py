@@ -85,4 +85,5 @@ def _panel(axes: Axes, panel: Panel) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     per_object = panel.positive.sum() / max(panel.visible.sum(), 1)
-    axes.set_title(f"{panel.title}: {panel.positive.sum()} positives, {per_object:.1f} per object")
+    counts = f"{panel.positive.sum()} positives, {per_object:.1f} per object"
+    axes.set_title(f"{panel.title}\n{counts}")  # names of runs are long
