@@ -7,7 +7,7 @@ from experiments.runner import plan
 
 
 class Eta:
-    """How long the rest takes, from the share of all runs that was done in this session."""
+    """How long the rest takes, from the share of all runs that this process has done."""
 
     def __init__(self, runs: Sequence[plan.Run]) -> None:
         self._total = {f"{run.workdir}": plan.steps(run.owner.config()) for run in runs}
