@@ -23,15 +23,8 @@ FINITE = "a=choice:0.1|0.2|0.3,b=choice:1|2"
 
 
 def opened(folder, *, name="s", **more):
-    settings = {
-        "directions": ("maximize",),
-        "record": {},
-        "sampler": "random",
-        "heartbeat": PATIENT,
-    }
-    return study.open_study(
-        f"sqlite:///{folder}/study.db", name, heartbeat=PATIENT, **settings | more
-    )
+    settings = {"directions": ("maximize",), "record": {}, "sampler": "random"} | more
+    return study.open_study(f"sqlite:///{folder}/study.db", name, heartbeat=PATIENT, **settings)
 
 
 def run(target, words, objective, *, trials, **more):

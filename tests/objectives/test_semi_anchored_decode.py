@@ -72,9 +72,11 @@ def test_anchors_of_equal_score_go_in_order():
 
 
 def test_head_and_grid_must_agree():
-    with pytest.raises(ValueError, match=r"2 anchors per cell and the grid 3: set .* = 3"):
+    with pytest.raises(
+        ValueError, match=r"2 anchors per cell on 6 cells and the grid 3 on 6: set .* = 3"
+    ):
         plain().loss(predictions(shapes=2), ANCHORS, TWO)
-    with pytest.raises(ValueError, match=r"2 anchors per cell and the grid 3"):
+    with pytest.raises(ValueError, match=r"2 anchors per cell on .* and the grid 3"):
         plain().decode(predictions(shapes=2), ANCHORS, jnp.asarray([32, 48]))
 
 
