@@ -115,11 +115,13 @@ class Assignment:
     """Which object each anchor is responsible for. Negative = neither positive nor ignored.
 
     `gt` is meaningful only where `positive`; elsewhere it is 0, so that gathering with it is safe.
+    `signals` are numbers of the image that the method has to say about itself in the log.
     """
 
     gt: Int[Array, "*B A"]
     positive: Bool[Array, "*B A"]
     ignored: Bool[Array, "*B A"]
+    signals: dict[str, Float[Array, "*B"]] = struct.field(default_factory=dict)
 
 
 @struct.dataclass(kw_only=True)

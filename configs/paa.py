@@ -27,7 +27,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.name = "paa"
     objective = config.detector.objective
     objective.assign = bind(paa.assign, topk=9)
-    objective.signals = bind(paa.signals, topk=objective.assign.get_ref("topk"))
     losses = {key: objective[key] for key in ("codec", "class_loss", "box_loss")}
     objective.likelihood = bind(likelihoods.class_box, **losses, lambda_s=1.0)
     objective.box_weight = 1.3

@@ -110,7 +110,12 @@ def assign(
     crowded = primitives.in_crowd(anchors.boxes, targets, ignore_iof=ignore_iof)
     ignored = ~anchors.valid | crowded
     ignored = ignored.at[jnp.where(left_out, sets.anchor, count)].set(True, mode="drop")
-    return Assignment(gt=jnp.maximum(gt, 0), positive=gt >= 0, ignored=ignored)
+    return Assignment(
+        gt=jnp.maximum(gt, 0),
+        positive=gt >= 0,
+        ignored=ignored,
+        signals=signals(sets, fitted),
+    )
 
 
 def candidate_sets(
@@ -205,23 +210,14 @@ def separate(
 
 
 def signals(
-    anchors: Anchors,
-    targets: Targets,
-    log_likelihood: LogLikelihood,
-    *,
-    topk: int = 9,
-    candidate_iou: float = 0.1,
-    fit: Callable[..., mixture.Mixture] = mixture.fit,
-    largest: float = 10.0,
+    sets: Sets, fitted: mixture.Mixture, *, largest: float = 10.0
 ) -> dict[str, Float[Array, ""]]:
-    """What the method has to say about an image for the log. Arguments as in `assign`.
+    """What the method has to say about an image for the log, from its candidates and mixtures.
 
     `mixture_separation`: distance of the components' means in standard deviations, the mean over
     objects with two or more candidates, each counted up to `largest` (two candidates make two
     components without width). `mixture_iterations`: steps to convergence, the same mean.
     """
-    sets = candidate_sets(anchors, targets, log_likelihood, topk=topk, candidate_iou=candidate_iou)
-    fitted = jax.vmap(fit)(sets.loss, sets.used)
     several = jnp.sum(sets.used, axis=1) > 1
     objects = jnp.maximum(jnp.sum(several, dtype=jnp.float32), 1.0)
     values = {

@@ -57,7 +57,6 @@ def objective(
     quality_weight: float = 1.0,
     box_weight_by_quality: bool = False,
     likelihood: Callable[..., Any] | None = None,
-    signals: Callable[..., dict[str, Array]] | None = None,
 ) -> Objective:
     """A dense objective from its parts.
 
@@ -76,41 +75,29 @@ def objective(
       box_weight_by_quality: weigh each box loss with its quality target.
       likelihood: (predictions, anchors, targets) -> what `assign` wants to know about predictions;
         no gradient passes through it.
-      signals: (anchors, targets, likelihoods) -> what the method itself has to say in the log.
 
     Raises:
-      ValueError: `quality_loss` or `box_weight_by_quality` without `quality_target`; `signals`
-        without `likelihood`; or, when the loss is called, `quality_loss` with predictions that
-        have no quality.
+      ValueError: `quality_loss` or `box_weight_by_quality` without `quality_target`; or, when the
+        loss is called, `quality_loss` with predictions that have no quality.
     """
     if quality_target is None and (quality_loss is not None or box_weight_by_quality):
         raise ValueError("quality_loss and box_weight_by_quality need a quality_target")
-    if signals is not None and likelihood is None:
-        raise ValueError("signals need a likelihood")
     regress = functools.partial(
         positive_box_losses, codec=codec, box_loss=box_loss, on_codes=box_loss_on_codes
     )
     judge = functools.partial(positive_quality, codec=codec, target=quality_target)
 
-    def evidence(
-        predictions: DensePredictions, anchors: Anchors, targets: Targets
-    ) -> tuple[Any, ...]:
-        """What assigner and signals see.
-
-        The gradient stops at the predictions: reverse mode cannot pass the loops of assigners.
-        """
-        if likelihood is None:
-            return anchors, targets
-        return anchors, targets, likelihood(lax.stop_gradient(predictions), anchors, targets)
-
     def match(predictions: DensePredictions, anchors: Anchors, targets: Targets) -> Assignment:
-        return lax.stop_gradient(assign(*evidence(predictions, anchors, targets)))
+        if likelihood is None:
+            return lax.stop_gradient(assign(anchors, targets))
+        # Reverse mode cannot pass the loops of assigners: the gradient stops before them already.
+        seen = likelihood(lax.stop_gradient(predictions), anchors, targets)
+        return lax.stop_gradient(assign(anchors, targets, seen))
 
     def loss(
         predictions: DensePredictions, anchors: Anchors, targets: Targets
     ) -> tuple[Terms, dict[str, Array]]:
-        seen = evidence(predictions, anchors, targets)
-        assignment = lax.stop_gradient(assign(*seen))
+        assignment = match(predictions, anchors, targets)
         positive, matched = assignment.positive, matched_boxes(assignment, anchors, targets)
         count = jnp.maximum(jnp.sum(positive, dtype=jnp.float32), count_floor)
         class_total = class_sum(predictions, anchors, targets, assignment, class_loss=class_loss)
@@ -125,10 +112,7 @@ def objective(
             if box_weight_by_quality:
                 box_losses, box_count = quality * box_losses, jnp.sum(quality)
         terms["box"] = Term(total=box_weight * jnp.sum(box_losses), count=box_count)
-        statistics = assignment_statistics(assignment, targets)
-        if signals is not None:
-            statistics |= signals(*seen)
-        return terms, statistics
+        return terms, assignment_statistics(assignment, targets) | assignment.signals
 
     return Objective(loss=loss, decode=functools.partial(decode, codec=codec), match=match)
 

@@ -29,7 +29,6 @@ BY_IOU = {
         max_iou.assign, positive_iou=0.5, negative_iou=0.4, low_quality_owner="own"
     ),
     f"{OBJECTIVE}.likelihood": None,
-    f"{OBJECTIVE}.signals": None,
     f"{OBJECTIVE}.box_weight": 2.0,
 }
 TOOD = "PAA, ablation, as quoted in TOOD's tables"

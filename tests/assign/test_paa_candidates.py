@@ -199,7 +199,7 @@ def test_the_weight_of_the_box_loss_is_a_keyword():
 
 def test_signals_are_means_over_objects_with_a_mixture():
     targets, pairs = targets_of(scene()), matrix()
-    signals = jax.jit(functools.partial(paa.signals, GRID))
+    signals = jax.jit(lambda targets, pairs: paa.assign(GRID, targets, pairs).signals)
     got = signals(targets, pairs)
     sets = candidate_sets(targets, pairs)
     assert (sets.used.sum(axis=1) > 1).all()

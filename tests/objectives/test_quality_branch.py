@@ -144,8 +144,6 @@ def test_what_is_missing_is_named():
         objective_of(quality_target=None)
     with pytest.raises(ValueError, match="needs a head with a quality output"):
         losses_of(objective_of(), predictions_of().replace(quality=None))
-    with pytest.raises(ValueError, match="signals need a likelihood"):
-        objective_of(signals=dict)
 
 
 def test_assigners_may_see_likelihoods_but_pass_no_gradient():
@@ -156,13 +154,11 @@ def test_assigners_may_see_likelihoods_but_pass_no_gradient():
     def by_predictions(anchors, targets, decoded):
         """Max-IoU on the predicted boxes."""
         found = max_iou.assign(anchors.replace(boxes=decoded), targets)
-        return found.replace(positive=found.positive & (decoded.sum() != 0))
+        return found.replace(
+            positive=found.positive & (decoded.sum() != 0), signals={"seen": decoded.sum()}
+        )
 
-    def signals(anchors, targets, decoded):
-        del anchors, targets
-        return {"seen": decoded.sum()}
-
-    objective = objective_of(assign=by_predictions, likelihood=likelihood, signals=signals)
+    objective = objective_of(assign=by_predictions, likelihood=likelihood)
     predictions = predictions_of()
     decoded = likelihood(predictions, ANCHORS, SCENE)
     want = jax.jit(max_iou.assign)(ANCHORS.replace(boxes=decoded), SCENE)
