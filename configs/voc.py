@@ -18,6 +18,7 @@ from configs import (
     fcos,
     freeanchor,
     guided_anchoring,
+    overanchorized,
     paa,
     retinanet,
     semi_anchored,
@@ -37,6 +38,7 @@ METHODS = {
     "guided_anchoring": (guided_anchoring, ""),
     "ssd": (ssd, ""),
     "semi_anchored_ssd": (semi_anchored_ssd, ""),
+    "overanchorized": (overanchorized, ""),
 }
 VARIANTS = {
     f"{scale}_{name}": (scale, name) for scale in ("bench", "smoke") for name in METHODS
