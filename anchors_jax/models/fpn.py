@@ -29,7 +29,8 @@ class FPN(nn.Module):
 
     Attributes:
       width: channels of every level.
-      levels: how many maps to return; those beyond the backbone's are made by stride 2.
+      levels: how many maps to return; those beyond the backbone's are made by stride 2. With fewer
+        than those, coarser maps are merged downwards, but get no output of their own.
       extra_source: "C5" or "P5": the first extra level is a 3x3/2 convolution of the last backbone
         or the last pyramid map, further ones of the level before. "pool": every second pixel of
         the level before, without parameters (P6 of Faster R-CNN).
@@ -39,7 +40,7 @@ class FPN(nn.Module):
       dtype: of the computation; parameters are float32.
 
     Raises:
-      ValueError: for an unknown source.
+      ValueError: for an unknown source, or no level at all.
     """
 
     width: int = 256
@@ -54,24 +55,23 @@ class FPN(nn.Module):
         super().__post_init__()
         if self.extra_source not in EXTRA_SOURCES:
             raise ValueError(f"extra_source {self.extra_source!r} is not one of {EXTRA_SOURCES}")
+        if self.levels < 1:
+            raise ValueError(f"{self.levels} levels are no pyramid")
 
     @nn.compact
     def __call__(
         self, maps: Sequence[Float[Array, "B _h _w _c"]], *, train: bool = False
     ) -> tuple[Float[Array, "B _h _w {self.width}"], ...]:
-        """`maps` are finest first, each ceil(half) of the one before; so is the result.
-
-        Raises ValueError when `levels` is smaller than the number of maps.
-        """
-        if self.levels < len(maps):
-            raise ValueError(f"{self.levels} levels cannot hold {len(maps)} backbone maps")
+        """`maps` are finest first, each ceil(half) of the one before; so is the result."""
         merged = [
             self._conv(f"lateral{i}", x.astype(self.dtype), 1, train=train)
             for i, x in enumerate(maps)
         ]
         for i in reversed(range(len(merged) - 1)):
             merged[i] += upsample(merged[i + 1], *merged[i].shape[1:3])
-        pyramid = [self._conv(f"output{i}", x, 3, train=train) for i, x in enumerate(merged)]
+        pyramid = [
+            self._conv(f"output{i}", x, 3, train=train) for i, x in enumerate(merged[: self.levels])
+        ]
         source = maps[-1].astype(self.dtype) if self.extra_source == "C5" else pyramid[-1]
         for i in range(self.levels - len(maps)):
             source = self._extra(i, source, train=train)

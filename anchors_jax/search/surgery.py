@@ -14,12 +14,13 @@ from flax import traverse_util
 from ml_collections import ConfigDict, config_dict
 
 from anchors_jax import anchors, spec
-from anchors_jax.models import dense_head, ssd_head
+from anchors_jax.models import count, dense_head, fpn, ssd_head, ssd_neck
 from anchors_jax.search.layout import Kept, Layout
 
 VARIANTS = ("scratch", "finetune")
 SHARED = f"{dense_head.__name__}:DenseHead"
 PER_LEVEL = f"{ssd_head.__name__}:SSDHead"
+PYRAMID, EXTRAS = f"{fpn.__name__}:FPN", f"{ssd_neck.__name__}:SSDNeck"
 
 
 def head_of(config: ConfigDict) -> str:
@@ -37,8 +38,13 @@ def head_of(config: ConfigDict) -> str:
     return head
 
 
-def sliced_config(config: ConfigDict, layout: Layout, removed: Iterable[int]) -> dict[str, Any]:
+def sliced_config(
+    config: ConfigDict, layout: Layout, removed: Iterable[int], *, drop_dead: bool = True
+) -> dict[str, Any]:
     """The config without the prototypes `removed`, as plain data; its shapes are in pixels.
+
+    `drop_dead` leaves out the neck's layers that no anchor needs any more: the coarsest levels, if
+    they are empty, and the L2 normalisation of an empty first level of SSD.
 
     Raises:
       ValueError: as `head_of`; or a prototype does not exist, or none remains.
@@ -61,12 +67,19 @@ def sliced_config(config: ConfigDict, layout: Layout, removed: Iterable[int]) ->
         whole = tuple(range(len(union)))
         places = [[union.index(slot) for slot in level] for level in slots]
         record["slots"] = None if all(tuple(p) == whole for p in places) else places
+    if drop_dead:
+        _drop_dead(content["detector"], kept)
     content["name"] = f"{content['name']}_pruned"
     return content
 
 
 def sliced_variables(
-    variables: Mapping[str, Any], config: ConfigDict, layout: Layout, removed: Iterable[int]
+    variables: Mapping[str, Any],
+    config: ConfigDict,
+    layout: Layout,
+    removed: Iterable[int],
+    *,
+    drop_dead: bool = True,
 ) -> dict[str, Any]:
     """The variables of the network that `sliced_config` describes; errors as there."""
     head, kept = head_of(config), layout.kept(layout.check(removed))
@@ -82,7 +95,15 @@ def sliced_variables(
         for name, size in (("class_output", classes), ("box_output", 4), ("quality_output", 1)):
             _slice(result, name, size, union)
     params = {**variables["params"], "head": traverse_util.unflatten_dict(result, sep="/")}
-    return {**variables, "params": params}
+    whole = {**variables, "params": params}
+    if not drop_dead:
+        return whole
+    after = variant(sliced_config(config, layout, removed))
+    needed = count.shapes(spec.build(after.detector.model), tuple(after.data.canvases[0]))
+    if "level_scale" in params["head"]:
+        live = needed["params"]["head"]["level_scale"].shape[0]
+        params["head"]["level_scale"] = params["head"]["level_scale"][:live]
+    return _present_in(whole, needed)
 
 
 def variant(content: Mapping[str, Any], arg: str = "") -> ConfigDict:
@@ -107,6 +128,37 @@ def variant(content: Mapping[str, Any], arg: str = "") -> ConfigDict:
         config.train.epochs = config.train.epochs / 3
         config.train.steps = config.train.steps // 3
     return config
+
+
+def _drop_dead(detector: dict[str, Any], kept: Kept) -> None:
+    """Shorten a plain detector config to the levels that its anchors need."""
+    neck, head, grid = detector["model"]["neck"], detector["model"]["head"], detector["anchors"]
+    live = max(level for level, slots in enumerate(kept) if slots) + 1
+    if neck["make"] == PYRAMID:
+        neck["levels"] = live
+    elif neck["make"] == EXTRAS:
+        maps = len(kept) - len(neck["extras"])
+        live = max(live, maps)
+        neck["extras"] = neck["extras"][: live - maps]
+        if not kept[0]:
+            neck["l2_scale"] = None
+    else:  # it makes all of its maps, whoever reads them
+        return
+    for record, name in (
+        (grid, "strides"),
+        (grid["shapes"], "sizes"),
+        (head, "shapes_per_cell"),
+        (head, "slots"),
+    ):
+        if isinstance(record.get(name), list | tuple):
+            record[name] = record[name][:live]
+
+
+def _present_in(tree: Any, pattern: Any) -> Any:
+    """The part of a tree of dictionaries whose keys `pattern` has, too."""
+    if not isinstance(tree, Mapping):
+        return tree
+    return {key: _present_in(value, pattern[key]) for key, value in tree.items() if key in pattern}
 
 
 def _shared_slots(config: ConfigDict, kept: Kept) -> tuple[Kept, list[int]]:

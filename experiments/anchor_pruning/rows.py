@@ -4,11 +4,9 @@ What can be read is the authors' README; the tables of the paper itself (test-de
 overanchorized networks, latency) were not accessible. `macs` are multiply-adds of the head.
 """
 
-import math
-
-from anchors_jax import anchors
+from anchors_jax import anchors, spec
 from anchors_jax.spec import make
-from configs.ssd import SIZES
+from configs import ssd
 from experiments import protocol
 from experiments.rows import Published, Row, Table, only
 
@@ -23,20 +21,16 @@ C = A | {1, 2, 3, 8}
 D = A | {0, 1, 2, 3, 6, 8, 20}
 
 
-def ssd300_shapes() -> list[list[tuple[float, float]]]:
-    """(width, height) of SSD300's default boxes in the order of the published ids.
+# Places of our default boxes (those of MMDetection: both squares, then wide and tall of each ratio)
+# in the order of the published ids: the square min; tall 2 (and 3), wide 2 (and 3); the other one.
+ORDER = {4: (0, 3, 2, 1), 6: (0, 3, 5, 2, 4, 1)}
 
-    On each level: the square min; then tall 2 (and 3), then wide 2 (and 3); the square
-    sqrt(min * max).
-    """
-    side, lowest, percents = SIZES["paper"]
-    low, high = anchors.ssd_ladder(side=side, levels=6, lowest=lowest, ratio_range=percents)
-    levels = []
-    for least, most, several in zip(low, high, (0, 1, 1, 1, 0, 0), strict=True):
-        ratios = (1, 2, 3, 1 / 2, 1 / 3) if several else (1, 2, 1 / 2)
-        boxes = [(least / math.sqrt(r), least * math.sqrt(r)) for r in ratios]
-        levels.append([*boxes, (math.sqrt(least * most),) * 2])
-    return levels
+
+def ssd300_shapes() -> list[list[tuple[float, float]]]:
+    """(width, height) of SSD300's default boxes in the order of the published ids."""
+    grid = ssd.get_config("paper").detector.anchors
+    levels = spec.build(grid.shapes)(tuple((stride, stride) for stride in grid.strides))
+    return [[tuple(level[place].tolist()) for place in ORDER[len(level)]] for level in levels]
 
 
 def kept(removed: frozenset[int]) -> tuple[tuple[tuple[float, float], ...], ...]:

@@ -5,12 +5,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from anchors_jax import experiment, spec
 from anchors_jax.types import Batch, Targets
 from experiments import row, rows
-from experiments.anchor_pruning.rows import A, B, C, D, kept
+from experiments.anchor_pruning.rows import A, B, C, D, kept, ssd300_shapes
 from experiments.runner import plan, resolve
 
 ALL = [
@@ -252,3 +253,15 @@ def test_configs_of_rows_do_not_share_their_records():
     one, two = (resolve.config_of(table, table.row("retinanet"), "smoke") for _ in range(2))
     one.detector.objective.assign.positive_iou = 0.9
     assert two.detector.objective.assign.positive_iou == 0.5
+
+
+def test_shapes_of_the_published_ids():
+    """(scale of 300 px, height / width) of ids 0 to 29 as published, 0.224 rounded there."""
+    wide = (1, 2, 3, 1 / 2, 1 / 3)
+    narrow = (wide[0], wide[1], wide[3])
+    levels = ((0.07, narrow, 0.1024), (0.15, wide, 0.224), (0.33, wide, 0.4102))
+    levels += ((0.51, wide, 0.5932), (0.69, narrow, 0.7747), (0.87, narrow, 0.9557))
+    for ours, (scale, ratios, larger) in zip(ssd300_shapes(), levels, strict=True):
+        published = [(300 * scale / r**0.5, 300 * scale * r**0.5) for r in ratios]
+        published.append((300 * larger, 300 * larger))
+        np.testing.assert_allclose(ours, published, atol=0.5)

@@ -121,5 +121,16 @@ def test_initial_bound(caffe2):
 def test_bad_options_are_refused():
     with pytest.raises(ValueError, match="extra_source"):
         fpn.FPN(extra_source="C6")
-    with pytest.raises(ValueError, match="cannot hold"):
-        fpn.FPN(levels=2).init(jax.random.key(0), _maps((8, 8), (4, 4), (2, 2)))
+    with pytest.raises(ValueError, match="0 levels"):
+        fpn.FPN(levels=0)
+
+
+def test_fewer_levels_than_maps_are_the_finest_ones():
+    maps = _maps((8, 8), (4, 4), (2, 2))
+    params, whole = _run(fpn.FPN(width=8, levels=3), maps)
+    needed = {name: value for name, value in params.items() if name not in ("output1", "output2")}
+    fine = fpn.FPN(width=8, levels=1)
+    shapes = jax.eval_shape(fine.init, jax.random.key(0), maps)["params"]
+    assert jax.tree.map(np.shape, shapes) == jax.tree.map(np.shape, needed)
+    (finest,) = fine.apply({"params": needed}, maps)
+    np.testing.assert_array_equal(finest, whole[0])

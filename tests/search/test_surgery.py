@@ -106,6 +106,31 @@ def test_masked_is_sliced_is_deleted(case):
     compare(expected, jax.jit(smaller.detector.predict)(weights, case.batch))
 
 
+DEAD = {  # what goes: levels without anchors, and the neck's layers
+    retinanet: ((1, 2, 3, 4), {"output1", "output2", "extra0", "extra1"}),
+    ssd: ((0, 4), {"extra1_1", "extra1_2"}),
+}
+
+
+@pytest.mark.parametrize("module", DEAD)
+def test_layers_that_no_anchor_needs_can_go(module):
+    case, (empty, layers) = subject(module), DEAD[module]
+    layout = case.layout
+    removed = frozenset(np.flatnonzero(np.isin(layout.level, empty)).tolist())
+    necks, detected = {}, {}
+    for drop in (False, True):
+        content = surgery.sliced_config(case.config, layout, removed, drop_dead=drop)
+        smaller = experiment.load(surgery.variant(content))
+        weights = surgery.sliced_variables(
+            case.variables, case.config, layout, removed, drop_dead=drop
+        )
+        detected[drop] = jax.jit(smaller.detector.predict)(weights, case.batch)
+        necks[drop] = {name.removesuffix("_norm") for name in weights["params"]["neck"]}
+    compare(detected[False], detected[True])
+    assert necks[True] == necks[False] - layers
+    assert layers < necks[False]
+
+
 def test_the_evaluator_detects_what_the_masked_network_does(case):
     config, run, variables, batch, _ = case
     rule = DetectRule.of(spec.build(config.detector.detect))
