@@ -37,10 +37,13 @@ def visible_gpus() -> list[str]:
 
 def config_words(cell: plan.Cell, extra: Sequence[str]) -> list[str]:
     """The words that name a cell's config on the command line; `extra` where it has that key."""
-    config = cell.config()
-    known = [word for word in extra if _has(config, word.partition("=")[0])]
     where = f"--config=experiments/row.py:{cell.name}/{cell.scale}"
-    return [where, f"--config.seed={cell.seed}", *known]
+    return [where, f"--config.seed={cell.seed}", *known_words(cell.config(), extra)]
+
+
+def known_words(config: object, extra: Sequence[str]) -> list[str]:
+    """Those of the words `--config.KEY=VALUE` whose key the config has."""
+    return [word for word in extra if _has(config, word.partition("=")[0])]
 
 
 def train_words(run: plan.Run, extra: Sequence[str] = ()) -> list[str]:

@@ -48,6 +48,10 @@ def row_lines(
     yield f"  {row.key}: {row.label}{_published(row)}"
     yield f"    config   {row.config}:{row.word(cell.scale)}"
     yield from _differences(table, row, cell, config)
+    for word in launch.known_words(config, extra):
+        key, _, value = word.removeprefix("--config.").partition("=")
+        with config.ignore_type():  # weights are None where none are named
+            config.update_from_flattened_dict({key: value})
     yield f"    data     {data_line(config)}"
     yield f"    cost     {cost_line(row, config)}"
     yield f"    exists   {', '.join(_state(*pair) for pair in cells)}"

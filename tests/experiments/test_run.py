@@ -254,6 +254,15 @@ def test_a_dry_run_at_bench_scale_counts_operations(capsys, tmp_path):
     assert "differs  detector.objective.top_k: 1 -> 2" in text
 
 
+def test_a_dry_run_looks_for_data_where_the_command_line_says(capsys, tmp_path):
+    """Drawn data have no root: the word is for those that do."""
+    where = [f"--workdir={tmp_path}", f"--results={tmp_path}", f"--config.data.root={tmp_path}"]
+    assert run.main(["assignment", "--rows=atss", "--dry-run", *where]) == 0
+    text = capsys.readouterr().out
+    assert f"data     voc {tmp_path} (there)" in text
+    assert "data     shapes, 2000 + 300 drawings" in text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("paper", rows.PAPERS)
 def test_operations_are_counted_at_paper_scale(paper, capsys, tmp_path):
