@@ -12,6 +12,7 @@ from anchors_jax import experiment, inference, nms, spec
 from anchors_jax.detectors.dense import detector
 from anchors_jax.search import candidates, incremental, prices, surgery
 from anchors_jax.search.candidates import DetectRule
+from anchors_jax.search.store import Store
 from configs import atss, retinanet, semi_anchored, ssd
 from configs.overanchorized import overanchorize
 
@@ -198,6 +199,34 @@ def test_fine_tuning_is_shorter_and_slower_and_mistakes_are_named():
         surgery.variant(content, "finetun")
     with pytest.raises(ValueError, match="anchors are sliced from"):
         surgery.head_of(semi_anchored.get_config("smoke"))
+
+
+def test_latency_is_of_what_the_smaller_network_hands_out(case, tmp_path):
+    layout, rule = case.layout, spec.build(case.config.detector.detect)
+    removed = subset(layout)
+    first = jax.tree.map(lambda leaf: leaf[0], case.found)
+    calls = []
+
+    def detect(candidates):
+        calls.append(candidates.level_counts)  # traced once per number of candidates
+        return rule(candidates)
+
+    def price():
+        store = Store(tmp_path / "latencies.jsonl", {"device": "test"})
+        return prices.Latency(first, detect, layout, store, repeats=3)
+
+    latency = price()
+    cut = latency.cut(removed)
+    want = deleted(case.found, layout, removed)
+    for one, other in zip(jax.tree.leaves(cut), jax.tree.leaves(want), strict=True):
+        np.testing.assert_array_equal(one, np.asarray(other)[0])
+    assert cut.level_counts == want.level_counts
+    measured = latency(removed)
+    assert measured > 0
+    assert calls == [cut.level_counts]
+    assert float(f"{measured:.1e}") == measured
+    assert price()(removed) == measured  # from disk
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("module", [retinanet, ssd])
