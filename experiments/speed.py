@@ -7,6 +7,7 @@ and scale holds one such session; `python -m experiments.report` shows it beside
 import argparse
 import contextlib
 import dataclasses
+import logging
 import os
 import pathlib
 import sys
@@ -123,6 +124,8 @@ def main(words: Sequence[str]) -> int:
     from anchors_jax.__main__ import keep_compiled
 
     keep_compiled()
+    # Libraries' notes on their own housekeeping; faults reach the user as exceptions.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     from experiments.rows import PAPERS, RowError
 
     if not words or words[0] in ("help", "--help", "-h"):
