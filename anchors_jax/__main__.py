@@ -24,6 +24,7 @@ commands
   coverage [--workdir=DIR]         how well the anchors cover the data's boxes (coverage --help)
   cluster  --workdir=DIR -k K      anchor shapes from the data's boxes (cluster --help)
   prune    --workdir=DIR           which anchors a trained run needs; slices them (prune --help)
+  speed    --workdir=DIR ...       what detection costs: ms per image, boxes, MACs (speed --help)
 
 flags
   --weights=FILE                   a released checkpoint for eval and predict, instead of a run
@@ -70,6 +71,7 @@ def _run(argv: Sequence[str]) -> int:
         commands_cluster,
         commands_coverage,
         commands_prune,
+        commands_speed,
         commands_weights,
         compare,
         options,
@@ -85,6 +87,7 @@ def _run(argv: Sequence[str]) -> int:
         commands_coverage.NAME: commands_coverage.coverage_command,
         commands_cluster.NAME: commands_cluster.cluster_command,
         commands_prune.NAME: commands_prune.prune_command,
+        commands_speed.NAME: commands_speed.speed_command,
         commands_weights.EVAL: commands_weights.eval_command,
         commands_weights.PREDICT: commands_weights.predict_command,
         commands_weights.CONVERT: commands_weights.convert_command,
@@ -93,6 +96,7 @@ def _run(argv: Sequence[str]) -> int:
         commands_coverage.NAME: commands_coverage.flags,
         commands_cluster.NAME: commands_cluster.flags,
         commands_prune.NAME: commands_prune.flags,
+        commands_speed.NAME: commands_speed.flags,
         commands_weights.CONVERT: commands_weights.flags,
     }
     if name not in known and name not in own_flags:

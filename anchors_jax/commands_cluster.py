@@ -12,8 +12,6 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -219,23 +217,9 @@ def measure(
         "average_iou": float(centred.mean(dtype=np.float64)),
         "recall_50": float((centred >= 0.5).mean()),
         "grid": coverage_report.row(found.best.iou),
-        "head_multiply_adds": head_cost(spec.build(model), subject.canvases[0]),
+        "head_multiply_adds": count.head_multiply_adds(spec.build(model), subject.canvases[0]),
         "iou": found.best.iou,
     }
-
-
-def head_cost(model: Any, canvas: tuple[int, int]) -> int:
-    """Multiply-adds of the head on one image of (height, width) `canvas`."""
-    variables = count.shapes(model, canvas)
-    image = jax.ShapeDtypeStruct((1, *canvas, 3), jnp.float32)
-
-    def trunk(module: Any, image: Any) -> Any:
-        return module.neck(module.backbone(image, train=False), train=False)
-
-    whole = count.multiply_adds(model.apply, variables, image)
-    return whole - count.multiply_adds(
-        functools.partial(model.apply, method=trunk), variables, image
-    )
 
 
 def overrides(folder: pathlib.Path, shapes_per_cell: int | tuple[int, ...]) -> list[str]:

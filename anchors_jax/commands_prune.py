@@ -21,7 +21,7 @@ SEARCHES = ("tree", "layers", "shared", "optuna")
 COSTS = ("macs", "boxes", "latency")
 DESCRIPTION = """\
 Search for anchors that a trained detector does not need (Bonnaerens et al., CVIU 2022). The config
-is the run's own; name --config only to change it, such as the place of the data.
+is the run's own; --config.KEY=VALUE changes it, such as the place of the data.
 """
 
 
@@ -75,7 +75,7 @@ def prune_command(words: Sequence[str]) -> None:
     if (own.apply is None) != (own.to is None):
         raise options.UsageError("--apply=INDEX|IDS and --to=DIR go together")
     workdir = pathlib.Path(own.workdir)
-    run = experiment.load(_config(workdir, rest))
+    run = experiment.load(run_config(workdir, rest, command=NAME))
     variables, step = commands.load_variables(run, workdir, own.checkpoint)
     subject = commands_prune_run.Subject(
         run=run,
@@ -93,16 +93,28 @@ def prune_command(words: Sequence[str]) -> None:
         commands_surgery.apply(run, variables, layout, removed, pathlib.Path(own.to))
 
 
-def _config(workdir: pathlib.Path, rest: Sequence[str]) -> ConfigDict:
-    """The run's own config, or the one that the command line names."""
-    if rest:
-        parsed = options.parse(rest)
-        if parsed.arguments:
-            raise options.UsageError(f"{parsed.arguments[0]!r} is not a flag of {NAME}")
-        return parsed.config
+def run_config(workdir: pathlib.Path, rest: Sequence[str], *, command: str) -> ConfigDict:
+    """The run's own config, or the one that the command line names.
+
+    Args:
+      workdir: folder of the run.
+      rest: the words of the command line that are no flags of the command: --config=FILE and its
+        overrides; overrides alone change the run's own config.
+      command: its name, for errors.
+
+    Raises:
+      UsageError: a word that is neither a flag nor of a config.
+      ValueError: the folder is not that of a run.
+    """
     path = workdir / commands.CONFIG
-    if not path.exists():
+    named = any(word.startswith("--config=") for word in rest)
+    if not named and not path.exists():
         raise ValueError(f"{path} does not exist: {workdir} is not the folder of a run")
+    if rest:
+        parsed = options.parse([*rest] if named else [f"--config={path}", *rest])
+        if parsed.arguments:
+            raise options.UsageError(f"{parsed.arguments[0]!r} is not a flag of {command}")
+        return parsed.config
     return surgery.variant(json.loads(path.read_text())["config"])
 
 

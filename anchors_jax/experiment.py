@@ -85,6 +85,17 @@ class Experiment:
             process_count=count,
         )
 
+    def first_images(self, source: Source, count: int) -> list[dict[str, Any]]:
+        """The first images of a source, one per batch, as `eval_batches` prepares them."""
+        data = self.config.data
+        return loader.first_images(
+            source,
+            count,
+            canvases=self.canvases,
+            transforms=spec.build(data.eval_transforms),
+            max_objects=data.max_objects,
+        )
+
     def plan(self, images: int) -> Plan:
         """Steps for a training set of that many images."""
         train, batch_size = self.config.train, self.config.data.batch_size

@@ -53,7 +53,6 @@ def write_result(
     """
     numbers = {name: value for name, value in metrics.items() if name != "curves"}
     config = _without_folders(config)
-    device = jax.devices()[0]
     files.write_json(
         folder / RESULT,
         {
@@ -61,7 +60,7 @@ def write_result(
             "scale": config["scale"],
             "seed": config["seed"],
             "commit": commit(),
-            "device": f"{jax.device_count()} x {device.device_kind}, {os.cpu_count()} CPU cores",
+            "device": device(jax.device_count()),
             "data": {split: config["data"][split] for split in ("train", "eval")},
             "step": step,
             "seconds": seconds,
@@ -80,6 +79,11 @@ def _without_folders(node: Any, key: str = "") -> Any:
     if isinstance(node, list):
         return [_without_folders(value, key) for value in node]
     return pathlib.Path(node).name if key in PATHS and isinstance(node, str) else node
+
+
+def device(count: int) -> str:
+    """What the first `count` devices are, and the host's cores: what a number was measured on."""
+    return f"{count} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
 
 
 def commit() -> str:

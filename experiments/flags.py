@@ -34,3 +34,32 @@ class Parser(argparse.ArgumentParser):
             if not name.startswith("--config."):
                 raise UsageError(f"no flag {name!r}{nearest(name, flags)}")
         return values, rest
+
+
+def check(scale: str, extra: Sequence[str]) -> list[str]:
+    """The words `--config.KEY=VALUE` of a command on tables, if they and the scale are allowed.
+
+    Raises:
+      UsageError: no such scale, or a word that would change what a row is.
+    """
+    from anchors_jax.results import PATHS
+    from anchors_jax.spec import nearest
+    from experiments.rows import SCALES
+
+    for word in extra:
+        key = word.partition("=")[0]
+        if key.split(".")[-1] not in PATHS:
+            raise UsageError(
+                f"{key}: only where data is kept may be set ({', '.join(PATHS)}); what a row is "
+                "stands in its rows.py"
+            )
+    if scale not in SCALES:
+        raise UsageError(f"no scale {scale!r}{nearest(scale, SCALES)}")
+    return list(extra)
+
+
+def positive(text: str) -> int:
+    """A number from 1 on, for argparse."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)

@@ -37,7 +37,7 @@ def of_paper(
     """
     from anchors_jax import files
     from experiments import rows
-    from experiments.reporting import html, markdown, measured, section
+    from experiments.reporting import html, markdown, measured, section, speeds
     from experiments.runner import plan
 
     def stale(table: rows.Table, row: rows.Row, result: measured.Result) -> str:
@@ -48,7 +48,9 @@ def of_paper(
     paper = rows.load(key)
     folder = folder or rows.FOLDER / key
     groups, left_out = measured.collect(paper, folder, stale=stale)
-    parts = section.sections(paper, groups, scales)
+    costs, others = speeds.collect(paper, folder)
+    left_out |= others
+    parts = section.sections(paper, groups, scales, costs)
     title = key.replace("_", " ").capitalize()
     markdown.insert(folder / "README.md", markdown.text(parts, left_out), title=title)
     files.write_text(folder / "report.html", html.page(title, parts, left_out, runs=runs))

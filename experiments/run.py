@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.flags import Parser, UsageError
+from experiments.flags import Parser, UsageError, check, positive
 
 USAGE = """\
 usage: python -m experiments.run PAPER [TABLE ...] [flags]
@@ -39,39 +39,22 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     Raises:
       UsageError: a flag or a value is not understood; names the nearest.
     """
-    from anchors_jax.results import PATHS
-    from anchors_jax.spec import nearest
-    from experiments.rows import FOLDER, SCALES
+    from experiments.rows import FOLDER
 
     parser = Parser()
     parser.add_argument("paper")
     parser.add_argument("tables", nargs="*")
     parser.add_argument("--scale", default="bench")
-    parser.add_argument("--seeds", type=_positive, default=1)
+    parser.add_argument("--seeds", type=positive, default=1)
     parser.add_argument("--rows", type=lambda text: text.split(","), default=[])
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs"))
     parser.add_argument("--results", type=pathlib.Path, default=FOLDER)
     parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--jobs", type=_positive)
+    parser.add_argument("--jobs", type=positive)
     parser.add_argument("--shard", type=_shard, default=(0, 1))
     values, rest = parser.parse(words)
-    for word in rest:
-        key = word.partition("=")[0]
-        if key.split(".")[-1] not in PATHS:
-            raise UsageError(
-                f"{key}: only where data is kept may be set ({', '.join(PATHS)}); what a row is "
-                "stands in its rows.py"
-            )
-    if values.scale not in SCALES:
-        raise UsageError(f"no scale {values.scale!r}{nearest(values.scale, SCALES)}")
-    values.extra = rest
+    values.extra = check(values.scale, rest)
     return values
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -20,7 +20,7 @@ LAYERS = [
     {"data", "evaluation", "visualize", "diagnostics", "parallel"},
     {"optim", "checkpoints", "logs", "results", "inference", "monitor", "weights"},
     {"train", "search"},
-    {"experiment"},
+    {"experiment", "speed"},
     {
         "commands",
         "options",
@@ -29,6 +29,7 @@ LAYERS = [
         "commands_coverage",
         "commands_cluster",
         "commands_prune",
+        "commands_speed",
         "commands_weights",
         "commands_prune_run",
         "commands_surgery",

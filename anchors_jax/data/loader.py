@@ -209,6 +209,32 @@ def eval_loader(
     )
 
 
+def first_images(
+    source: Source,
+    count: int,
+    *,
+    canvases: Canvases,
+    transforms: Sequence[T.Transform] = (),
+    max_objects: int = 100,
+) -> list[Batch]:
+    """The first images of a source as batches of one, each as `eval_loader` would show it.
+
+    In the source's order, whatever their canvas; fewer than `count` where there are no more. Read
+    here and now, by no thread that goes on working. Arguments and errors as in `train_loader`.
+    """
+    _check(source, 1, canvases, max_objects, 0, 0, 1)
+    canvases = tuple((int(h), int(w)) for h, w in canvases)
+    transform = T.compose(transforms)
+    load = _Load(
+        source=source, canvases=canvases, transform=transform, max_objects=max_objects, seed=0
+    )
+    sizes = np.asarray(source.sizes)[:count]
+    groups = group_by_canvas(sizes, canvases, np.ones(len(sizes), bool))
+    chosen = sorted((int(index), canvas) for canvas, g in enumerate(groups) for index in g)
+    images = [load(Row(index, 0, canvas)) for index, canvas in chosen]
+    return [{name: value[None] for name, value in image.items()} for image in images]
+
+
 def _check(
     source: Source,
     batch_size: int,

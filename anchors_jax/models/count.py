@@ -1,5 +1,6 @@
 """Size and cost of a network, from shapes alone: nothing is initialised or run."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -60,6 +61,22 @@ def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
     once.
     """
     return _products(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def head_multiply_adds(model: nn.Module, canvas: tuple[int, int]) -> int:
+    """Multiply-adds of the head alone on one image of (height, width) `canvas`.
+
+    What anchors cost in the network, whatever its backbone: the whole `models.dense.DenseDetector`
+    less its backbone and neck.
+    """
+    variables = shapes(model, canvas)
+    image = jax.ShapeDtypeStruct((1, *canvas, 3), jnp.float32)
+
+    def trunk(module: Any, image: Any) -> Any:
+        return module.neck(module.backbone(image, train=False), train=False)
+
+    whole = multiply_adds(model.apply, variables, image)
+    return whole - multiply_adds(functools.partial(model.apply, method=trunk), variables, image)
 
 
 def _products(jaxpr: Any) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from experiments import rows
+from experiments.reporting import speeds
 
 KEYS = {
     **dict.fromkeys(("config", "scale", "commit", "device"), str),
@@ -72,7 +73,8 @@ def collect(
     """(table, row, scale) -> results by seed, and the files that are left out, each with a reason.
 
     Args:
-      folder: of the paper, with results/TABLE/ROW_SCALE_seedK.json.
+      folder: of the paper, with results/TABLE/ROW_SCALE_seedK.json; costs beside them are read
+        by `speeds.collect`.
       stale: says why a result does not belong to its row as it is now; "" where it does.
 
     Raises:
@@ -83,6 +85,8 @@ def collect(
     left_out = {}
     known = {(table.key, row.key): (table, row) for table in paper.tables for row in table.rows}
     for path in sorted((folder / "results").glob("*/*.json")):
+        if speeds.is_speed(path):
+            continue
         result = read(path)
         place = pathlib.Path(result.table, f"{result.row}_{result.scale}_seed{result.seed}.json")
         if path.relative_to(folder / "results") != place:

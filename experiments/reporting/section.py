@@ -1,11 +1,13 @@
 """A table at one scale, as numbers and verdicts: what Markdown and HTML then only have to print."""
 
 import dataclasses
+import types
 from collections.abc import Mapping, Sequence
 
 from experiments import rows
 from experiments.reporting import statistics
 from experiments.reporting.measured import Group, is_share
+from experiments.reporting.speeds import Speed
 from experiments.reporting.statistics import Interval
 
 REPRODUCED, OPEN, CONTRADICTED = "reproduced", "not resolved", "contradicted"
@@ -51,13 +53,17 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
-    """A table at one scale; None: nothing of it has been run."""
+    """A table at one scale; None: nothing of it has been run.
+
+    `speed` is what its rows cost; None: that was not measured.
+    """
 
     table: rows.Table
     scale: str | None
     metrics: tuple[str, ...]  # the first is what is compared
     lines: tuple[Line, ...]
     verdicts: tuple[Verdict, ...]
+    speed: Speed | None = None
 
     @property
     def word(self) -> str:
@@ -81,6 +87,13 @@ class Section:
         """The row that the others are compared with."""
         return self.table.row(self.table.baseline)
 
+    def costs(self, line: Line) -> Mapping[str, float]:
+        """What a row costs, by the fields of `anchors_jax.speed.Cost`; empty where not measured.
+
+        Costs of a row without a result of its present config do not count either.
+        """
+        return self.speed.rows.get(line.row.key, {}) if self.speed and line.group else {}
+
     def published_difference(self, line: Line) -> float | None:
         """To the baseline, as published."""
         ours, theirs = (published(row, self.metrics[0]) for row in (line.row, self.baseline))
@@ -90,7 +103,11 @@ class Section:
 
 
 def build(
-    table: rows.Table, groups: Mapping[tuple[str, str, str], Group], scale: str | None
+    table: rows.Table,
+    groups: Mapping[tuple[str, str, str], Group],
+    scale: str | None,
+    *,
+    speed: Speed | None = None,
 ) -> Section:
     """The section of a table at a scale. Results of other scales never enter it."""
     found = {row.key: groups.get((table.key, row.key, scale), {}) for row in table.rows}
@@ -117,17 +134,26 @@ def build(
         )
         for better, worse in table.expect
     )
-    return Section(table=table, scale=scale, metrics=metrics, lines=lines, verdicts=verdicts)
+    return Section(
+        table=table, scale=scale, metrics=metrics, lines=lines, verdicts=verdicts, speed=speed
+    )
 
 
 def sections(
-    paper: rows.Paper, groups: Mapping[tuple[str, str, str], Group], scales: Sequence[str]
+    paper: rows.Paper,
+    groups: Mapping[tuple[str, str, str], Group],
+    scales: Sequence[str],
+    speeds: Mapping[tuple[str, str], Speed] = types.MappingProxyType({}),
 ) -> list[Section]:
-    """For each table one section per scale with results, or one that says that it was not run."""
+    """For each table one section per scale with results, or one that says that it was not run.
+
+    `speeds` are the costs of (table, scale) as far as they were measured.
+    """
     built = []
     for table in paper.tables:
         run = [s for s in scales if any(key[0] == table.key and key[2] == s for key in groups)]
-        built += [build(table, groups, scale) for scale in run or [None]]
+        for scale in run or [None]:
+            built.append(build(table, groups, scale, speed=speeds.get((table.key, scale))))
     return built
 
 

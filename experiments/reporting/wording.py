@@ -1,8 +1,8 @@
 """Numbers and captions of a section in words: the same in Markdown and on the page."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from experiments.reporting import section
+from experiments.reporting import section, speeds
 from experiments.reporting.section import Line, Section
 from experiments.reporting.statistics import Interval
 
@@ -44,13 +44,25 @@ def number(found: float | None, *, signed: bool = False) -> str:
 
 def cells(part: Section) -> tuple[list[str], list[list[str]]]:
     """Heading and rows of a section's table."""
-    first, *others = part.metrics
+    first, others, columns = part.metrics[0], _others(part), _columns(part)
     head = ["row", f"published {first}", "to baseline", f"our {first}", "to baseline, by seed"]
-    return [*head, *others], [_cells(part, line) for line in part.lines]
+    head += [*others, *(column.head for column in columns)]
+    return head, [_cells(part, line) for line in part.lines]
+
+
+def _columns(part: Section) -> tuple[speeds.Column, ...]:
+    """Columns of what rows cost, where that was measured."""
+    return speeds.COLUMNS if part.speed else ()
+
+
+def _others(part: Section) -> list[str]:
+    """Metrics beside the first; published costs go to the columns of ours where there are any."""
+    elsewhere = speeds.PUBLISHED if part.speed else ()
+    return [metric for metric in part.metrics[1:] if metric not in elsewhere]
 
 
 def _cells(part: Section, line: Line) -> list[str]:
-    first, *others = part.metrics
+    first = part.metrics[0]
     published = _published(line, first)
     gap = number(part.published_difference(line), signed=True)
     is_baseline = line.row is part.baseline
@@ -62,21 +74,32 @@ def _cells(part: Section, line: Line) -> list[str]:
         ours,
         "baseline" if is_baseline else difference(line.difference),
     ]
-    return own + [_beside(line, metric) for metric in others]
+    own += [_mean_beside(line, metric) for metric in _others(part)]
+    return own + [_cost_beside(part.costs(line), line, column) for column in _columns(part)]
 
 
-def _beside(line: Line, metric: str) -> str:
-    """Our mean, and the published number in brackets."""
-    ours, given = line.means.get(metric), _published(line, metric)
-    words = [number(ours.mean)] if ours else []
-    words += [f"({given})"] if given != "-" else []
+def _mean_beside(line: Line, metric: str) -> str:
+    ours = line.means.get(metric)
+    return _beside(number(ours.mean) if ours else "-", _published(line, metric))
+
+
+def _cost_beside(costs: Mapping[str, float], line: Line, column: speeds.Column) -> str:
+    ours = column.say(costs[column.ours]) if costs else "-"
+    return _beside(ours, _published(line, column.published, say=column.say))
+
+
+def _beside(ours: str, published: str) -> str:
+    """Our number, and the published one in brackets."""
+    words = [ours] if ours != "-" else []
+    words += [f"({published})"] if published != "-" else []
     return " ".join(words) or "-"
 
 
-def _published(line: Line, metric: str) -> str:
+def _published(line: Line, metric: str, *, say: Callable[[float], str] = number) -> str:
     found = section.published(line.row, metric)
-    quoted = found is not None and not line.row.published.verified
-    return number(found) + UNVERIFIED * quoted
+    if found is None:
+        return "-"
+    return say(found) + UNVERIFIED * (not line.row.published.verified)
 
 
 def claim(part: Section) -> list[str]:
@@ -107,7 +130,18 @@ def caption(part: Section) -> str:
     return (
         f"Ours: {part.scale} scale; {data}; {_joined(sorted({r.step for r in results}))} steps; "
         f"seeds {seeds}; {_joined(r.device for r in results)}; "
-        f"commits {_joined(r.commit for r in results)}. {published}"
+        f"commits {_joined(r.commit for r in results)}. {_measured(part)}{published}"
+    )
+
+
+def _measured(part: Section) -> str:
+    """What the costs were measured with; the head's are those of one image."""
+    if not part.speed:
+        return ""
+    at = f"{part.speed.device}, commit {part.speed.commit}, JAX {part.speed.jax}"
+    return (
+        f"Times: ours with one image at a time, median of {part.speed.images} images, rows in "
+        f"turn; {at}. Boxes and multiply-adds of the head (MACs): of one image. "
     )
 
 

@@ -112,12 +112,7 @@ def milliseconds(run: experiment.Experiment, where: pathlib.Path, *, repeats: in
 
 def macs(run: experiment.Experiment, where: pathlib.Path | None = None) -> float:
     """Multiply-adds of the head alone on one image: what anchors cost, whatever the backbone."""
-    model = build(run.config.detector["model"])
-    variables = count.shapes(model, run.canvases[0])
-    image = jax.ShapeDtypeStruct((1, *run.canvases[0], 3), "float32")
-    whole = count.multiply_adds(model.apply, variables, image)
-    trunk = functools.partial(model.apply, method=lambda net, x: net.neck(net.backbone(x)))
-    return float(whole - count.multiply_adds(trunk, variables, image))
+    return float(count.head_multiply_adds(build(run.config.detector["model"]), run.canvases[0]))
 
 
 @contextlib.contextmanager

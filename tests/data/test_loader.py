@@ -7,7 +7,7 @@ import pytest
 
 from anchors_jax.data import transforms as T
 from anchors_jax.data.coco import coco
-from anchors_jax.data.loader import eval_loader, pack, train_loader
+from anchors_jax.data.loader import eval_loader, first_images, pack, train_loader
 from anchors_jax.data.records import DataError
 from tests.data.tiny_data import annotation, write_coco
 
@@ -276,3 +276,14 @@ def test_errors_of_the_source_reach_the_caller(source, tmp_path):
 def test_bad_parameters_of_the_loader(source, keywords, message):
     with pytest.raises(ValueError, match=message):
         _train(source, **keywords)
+
+
+def test_the_first_images_are_those_of_the_evaluation_in_the_source_s_order(source):
+    keywords = {"canvases": CANVASES, "max_objects": 3}
+    found = first_images(source, 5, **keywords)
+    assert [int(batch["image_id"][0]) for batch in found] == [100, 101, 102, 103, 104]
+    loader = eval_loader(source, batch_size=1, **keywords)
+    evaluated = {int(batch["image_id"][0]): batch for batch in loader}
+    _assert_same(found, [evaluated[100 + i] for i in range(5)])
+    assert {batch["image"].shape for batch in found} == {(1, 32, 48, 3), (1, 48, 32, 3)}
+    assert len(first_images(source, 99, **keywords)) == 13
