@@ -162,8 +162,9 @@ def grid(
     canvas: tuple[int, int] | None = None,
     offset: Number = 0.5,
     steps_from_canvas: bool = False,
+    hidden: Sequence[int] = (),
 ) -> Anchors:
-    """The shapes at every cell of every level, all valid; order level, row, column, shape.
+    """The shapes at every cell of every level; order level, row, column, shape.
 
     Args:
         shapes: a shape function of this module.
@@ -174,10 +175,13 @@ def grid(
             SSD, YOLO, FCOS); 0: the corner (MMDetection's and torchvision's anchors).
         steps_from_canvas: centres move by canvas side // map side instead of the stride, as in
             torchvision; the two differ where sizes do not divide. Shapes keep the stride.
+        hidden: shapes, numbered over all levels, whose anchors are not valid: they neither learn
+            nor detect, but their outputs remain. So a trained network is evaluated with fewer
+            anchors (Bonnaerens et al., "Anchor pruning").
 
     Raises:
-        ValueError: maps, strides and shapes differ in their number of levels; or the steps come
-            from the canvas and there is none.
+        ValueError: maps, strides and shapes differ in their number of levels; the steps come from
+            the canvas and there is none; or a hidden shape does not exist.
     """
     nominal = _pairs(strides)
     if len(maps) != len(nominal):
@@ -194,11 +198,14 @@ def grid(
     )
     cells, prototypes = _numbers(counts)
     boxes = np.concatenate(levels).astype(np.float32)
+    wrong = set(hidden) - set(range(sum(len(level) for level in per_level)))
+    if wrong:
+        raise ValueError(f"grid: there is no shape {min(wrong)} to hide")
     return Anchors(
         boxes=jnp.asarray(boxes),
         cell=jnp.asarray(cells),
         shape=jnp.asarray(prototypes),
-        valid=jnp.ones(len(boxes), bool),
+        valid=jnp.asarray(~np.isin(prototypes, list(hidden))),
         level_sizes=counts,
         strides=steps,
     )
@@ -225,7 +232,7 @@ def points(
 def inside(
     anchors: Anchors, image_size: Num[Array, "2"], *, divisor: int | None = 32
 ) -> Bool[Array, "A"]:
-    """Anchors whose cell lies in the image and not in the padding of the canvas.
+    """Valid anchors whose cell lies in the image and not in the padding of the canvas.
 
     The image counts up to the next multiple of `divisor` (MMDetection pads each image to 32): cells
     in ceil(pad(height) / stride) rows and ceil(pad(width) / stride) columns.
@@ -237,7 +244,7 @@ def inside(
             ATSS, PAA), unless the image has no size.
     """
     if divisor is None:
-        return jnp.broadcast_to(jnp.all(image_size > 0), anchors.boxes.shape[:1])
+        return anchors.valid & jnp.all(image_size > 0)[None]
     padded = jnp.ceil(image_size.astype(jnp.float32) / divisor) * divisor
     masks = []
     for (rows, columns, count), (y, x) in zip(anchors.level_sizes, anchors.strides, strict=True):
@@ -245,7 +252,7 @@ def inside(
         in_columns = jnp.arange(columns) < jnp.ceil(padded[1] / x)
         both = in_rows[:, None] & in_columns[None]
         masks.append(jnp.repeat(both.reshape(-1), count))
-    return jnp.concatenate(masks)
+    return anchors.valid & jnp.concatenate(masks)
 
 
 def within_border(

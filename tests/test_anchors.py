@@ -291,3 +291,15 @@ def test_the_padding_may_count_as_image_but_not_that_of_a_batch():
     anchors = make.points(maps=((4, 4),), strides=(8,))
     assert make.inside(anchors, jnp.asarray([9, 9]), divisor=None).all()
     assert not make.inside(anchors, jnp.asarray([0, 0]), divisor=None).any()
+
+
+def test_hidden_shapes_are_there_but_not_valid():
+    maps, strides = [(2, 3), (1, 2)], (8, 16)
+    shapes = make.octaves(scales_per_octave=1, ratios=(0.5, 1.0))  # ids 0, 1 and 2, 3
+    whole = make.grid(shapes, maps=maps, strides=strides)
+    assert np.asarray(whole.valid).all()
+    some = make.grid(shapes, maps=maps, strides=strides, hidden=(0, 3))
+    np.testing.assert_array_equal(some.boxes, whole.boxes)
+    np.testing.assert_array_equal(some.valid, np.isin(np.asarray(some.shape), (1, 2)))
+    with pytest.raises(ValueError, match="no shape 4 to hide"):
+        make.grid(shapes, maps=maps, strides=strides, hidden=(4,))
