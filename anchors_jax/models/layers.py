@@ -5,6 +5,7 @@ Every padding is explicit. Flax's "SAME" pads an even map by (0, 1) before a str
 moves all features by half a stride against the networks whose weights and anchors we use.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -61,19 +62,20 @@ class StemConv(nn.Module):
         )
 
 
-def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-    """3x3 maximum with stride 2, padded by one pixel of -inf: h = ceil(H / 2).
+def max_pool(x: Float[Array, "B H W C"], *, size: int, stride: int) -> Float[Array, "B h w C"]:
+    """Maximum of windows padded by (size - 1) // 2 of -inf: h = ceil(H / stride) (ceil mode).
 
-    Written as maxima of slices, rows first: the gradient of a window reduction is several times
-    slower on CPUs. Equal maxima share the gradient (after a ReLU they are zeros, and have none).
+    `size` is at least `stride`. Written as maxima of slices, rows first: the gradient of a window
+    reduction is several times slower on CPUs. Equal maxima share the gradient (after a ReLU they
+    are zeros, and have none).
     """
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    low = (size - 1) // 2
+    rows, columns = ((low, -length % stride + size - stride - low) for length in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), rows, columns, (0, 0)), constant_values=-jnp.inf)
     for axis in (1, 2):
-        size = x.shape[axis] - 2
-        first, second, third = (
-            jax.lax.slice_in_dim(x, start, start + size, stride=2, axis=axis) for start in range(3)
-        )
-        x = jnp.maximum(jnp.maximum(first, second), third)
+        stop = x.shape[axis] - size + 1
+        taps = (jax.lax.slice_in_dim(x, start, start + stop, stride, axis) for start in range(size))
+        x = functools.reduce(jnp.maximum, taps)
     return x
 
 

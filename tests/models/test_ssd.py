@@ -89,7 +89,7 @@ def test_multiply_adds_count_the_padding_groups_and_what_lies_inside_calls():
 
 
 class TestPooling:
-    pool = staticmethod(jax.jit(vgg.max_pool, static_argnames=("size", "stride")))
+    pool = staticmethod(jax.jit(layers.max_pool, static_argnames=("size", "stride")))
 
     @pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 1)])
     @pytest.mark.parametrize("rows", [6, 7])
