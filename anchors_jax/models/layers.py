@@ -124,20 +124,16 @@ class Tower(nn.Module):
         return x
 
 
-class TowerHead(nn.Module):
-    """What heads share that read towers of 3x3 convolutions through 3x3 outputs.
+class PriorHead(nn.Module):
+    """What heads share whose scores start at a prior and whose outputs are 3x3 convolutions.
 
-    A head calls `_tower` and `_output` inside its own compact `__call__`; the modules are the
-    head's children, under the names given.
+    A head calls `_output` inside its own compact `__call__`; the modules are the head's children,
+    under the names given.
 
     Attributes:
       num_classes: K; background is no class.
-      depth, width: of every tower.
-      norm: class or partial of `norms`, inside the towers, or None.
-      tower_bias: whether tower convolutions have a bias; None: only without a norm (MMDetection's
-        ATSS and PAA). The official FCOS and PAA codes have both.
       prior: score at the start, pi of RetinaNet (arXiv 1708.02002) section 4.1.
-      kernel_init: of towers and outputs; normal with std 0.01.
+      kernel_init: of all convolutions; normal with std 0.01.
       dtype: of the computation; parameters are float32.
 
     Raises:
@@ -145,10 +141,6 @@ class TowerHead(nn.Module):
     """
 
     num_classes: int
-    depth: int = 4
-    width: int = 256
-    norm: Norm | None = None
-    tower_bias: bool | None = None
     prior: float = 0.01
     kernel_init: Callable[..., Array] = nn.initializers.normal(0.01)
     dtype: Any = jnp.float32
@@ -157,6 +149,30 @@ class TowerHead(nn.Module):
         super().__post_init__()
         if not 0.0 < self.prior < 1.0:
             raise ValueError(f"prior {self.prior} is not between 0 and 1")
+
+    def _output(self, name: str, features: int, **keywords: Any) -> nn.Conv:
+        options = {"kernel_init": self.kernel_init, "dtype": self.dtype}
+        return conv(features, 3, name=name, **options, **keywords)
+
+    def _prior_bias(self) -> Callable[..., Array]:
+        """Initialiser whose sigmoid is the prior."""
+        return nn.initializers.constant(-math.log((1.0 - self.prior) / self.prior))
+
+
+class TowerHead(PriorHead):
+    """What heads share that read towers of 3x3 convolutions through 3x3 outputs (`_tower`).
+
+    Attributes beside those of `PriorHead`:
+      depth, width: of every tower.
+      norm: class or partial of `norms`, inside the towers, or None.
+      tower_bias: whether tower convolutions have a bias; None: only without a norm (MMDetection's
+        ATSS and PAA). The official FCOS and PAA codes have both.
+    """
+
+    depth: int = 4
+    width: int = 256
+    norm: Norm | None = None
+    tower_bias: bool | None = None
 
     def _tower(self, name: str) -> Tower:
         return Tower(
@@ -168,14 +184,6 @@ class TowerHead(nn.Module):
             dtype=self.dtype,
             name=name,
         )
-
-    def _output(self, name: str, features: int, **keywords: Any) -> nn.Conv:
-        options = {"kernel_init": self.kernel_init, "dtype": self.dtype}
-        return conv(features, 3, name=name, **options, **keywords)
-
-    def _prior_bias(self) -> Callable[..., Array]:
-        """Initialiser whose sigmoid is the prior."""
-        return nn.initializers.constant(-math.log((1.0 - self.prior) / self.prior))
 
 
 def rows_of(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B N n"]:
