@@ -101,9 +101,8 @@ def test_clustered_shapes_fit_the_network(clustered):
     run = experiment.load(config)
     assert spec.plain(config)["detector"]["anchors"]["shapes"]["sizes"] == clustered["shapes"]
     batch = jax.tree.map(jnp.asarray, next(run.train_batches(run.source("train"))))
-    canvas, key = run.canvases[0], jax.random.key(0)
-    variables = jax.eval_shape(lambda: run.detector.init(key, canvas))
-    terms, _, _ = jax.eval_shape(run.detector.loss, variables, batch, key)
+    variables = run.variable_shapes()
+    terms, _, _ = jax.eval_shape(run.detector.loss, variables, batch, jax.random.key(0))
     assert terms["class"].total.shape == (config.data.batch_size,)
     boxes = jax.eval_shape(run.detector.score, variables, batch).boxes
     assert boxes.shape[1] == clustered["clustered"]["anchors"]
