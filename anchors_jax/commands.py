@@ -273,8 +273,7 @@ def load_variables(
     step = {"best": stored.best, "latest": stored.latest}.get(which, lambda: int(which))()
     if step is None:
         raise checkpoints.CheckpointError(f"{stored.folder} holds no checkpoint yet")
-    shapes = jax.eval_shape(lambda key: run.detector.init(key, run.canvases[0]), jax.random.key(0))
-    variables = stored.restore_variables(step, variables=shapes)
+    variables = stored.restore_variables(step, variables=run.variable_shapes())
     stored.close()
     return variables, step
 

@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from anchors_jax import (
@@ -135,8 +134,7 @@ def convert_command(words: Sequence[str]) -> None:
 
 def read(run: experiment.Experiment, file: pathlib.Path, family: str | None) -> load.Loaded:
     """A whole detector's variables from a file."""
-    shapes = jax.eval_shape(lambda key: run.detector.init(key, run.canvases[0]), jax.random.key(0))
-    return load.load(file, shapes, family=family)
+    return load.load(file, run.variable_shapes(), family=family)
 
 
 def keep_run(

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 from ml_collections import ConfigDict
 
@@ -27,6 +28,12 @@ class Experiment:
     @property
     def seed(self) -> int:
         return self.config.seed
+
+    def variable_shapes(self) -> Any:
+        """The detector's variables without their values: a tree of `jax.ShapeDtypeStruct`."""
+        return jax.eval_shape(
+            lambda key: self.detector.init(key, self.canvases[0]), jax.random.key(0)
+        )
 
     def source(self, split: str) -> Source:
         """The data set `config.data.<split>` (train or eval).

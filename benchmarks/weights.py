@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 import safetensors.numpy
 
@@ -23,7 +22,7 @@ NAMES = pathlib.Path(__file__).parent.parent / "tests/golden/names_mmdet_retinan
 def importing() -> Iterator[dict[str, Any]]:
     """File to variables, and back to a file; `growth_mb` is what it adds to the process."""
     run = experiment.load(parity.get_config("mmdet_retinanet_r50"))
-    shapes = jax.eval_shape(lambda key: run.detector.init(key, run.canvases[0]), jax.random.key(0))
+    shapes = run.variable_shapes()
     with tempfile.TemporaryDirectory() as folder:
         source, target = (pathlib.Path(folder) / f"{name}.safetensors" for name in ("in", "out"))
         # In a process of its own, or its arrays would count as memory of the reading.

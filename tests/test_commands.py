@@ -1,20 +1,14 @@
 """The command line as a user meets it: a whole small run, and mistakes."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
+from command_line import command, config, refused
 
-from anchors_jax.__main__ import main
 from anchors_jax.data import images
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-CONFIG = f"--config={REPOSITORY}/configs/quickstart.py:smoke"
-
-
-def command(*words):
-    return main(["anchors_jax", *map(str, words)])
+CONFIG = config("quickstart")
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +74,8 @@ def test_prepare_writes_what_prepared_reads(tmp_path, capsys):
     said = capsys.readouterr().out
     folder = next(word for word in said.split() if "config.data.root=" in word).partition("=")[2]
     workdir = tmp_path / "run"
-    config = f"--config={REPOSITORY}/configs/prepared.py:smoke"
     words = [f"--config.data.root={folder}", "--config.num_classes=5", f"--workdir={workdir}"]
-    assert command("train", config, *words) == 0
+    assert command("train", config("prepared"), *words) == 0
     assert (workdir / "eval.json").exists()
 
 
@@ -109,17 +102,12 @@ def test_prepare_writes_what_prepared_reads(tmp_path, capsys):
     ],
 )
 def test_mistakes_get_one_sentence(words, status, message, capsys):
-    assert command(*words) == status
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.startswith("error: ")
-    assert len(error.strip().splitlines()) == 1
+    refused(capsys, *words, status=status, message=message)
 
 
 def test_missing_data_is_named(tmp_path, capsys):
-    config = f"--config={REPOSITORY}/configs/bccd.py:smoke"
     words = [f"--workdir={tmp_path}/run", f"--config.data.root={tmp_path}/nothing"]
-    assert command("train", config, *words) == 1
+    assert command("train", config("bccd"), *words) == 1
     assert f"{tmp_path}/nothing" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -139,4 +127,4 @@ def test_a_checkpoint_of_another_network_is_named(run, capsys):
 def test_help(capsys):
     assert command("--help") == 0
     assert "train" in capsys.readouterr().out
-    assert main(["anchors_jax"]) == 2
+    assert command() == 2

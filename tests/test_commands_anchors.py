@@ -1,23 +1,17 @@
 """The commands coverage and cluster as a user meets them; shapes that train takes as they are."""
 
 import json
-import pathlib
 import shlex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from command_line import command, config, one_sentence, refused
 
 from anchors_jax import experiment, options, spec
-from anchors_jax.__main__ import main
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-CONFIG = f"--config={REPOSITORY}/configs/quickstart.py:smoke"
-
-
-def command(*words):
-    return main(["anchors_jax", *map(str, words)])
+CONFIG = config("quickstart")
 
 
 def coco_file(path, sized=True, count=8):
@@ -72,7 +66,7 @@ def test_coverage_fails_a_check_of_the_recall(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "recall at IoU 0.5 is" in error
     assert "below --min-recall=1" in error
-    assert len(error.strip().splitlines()) == 1
+    one_sentence(error)
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +91,12 @@ def test_cluster_compares_and_writes(workdir, clustered):
 
 
 def test_clustered_shapes_fit_the_network(clustered):
-    config = options.parse([CONFIG, *clustered["overrides"]]).config
-    run = experiment.load(config)
-    assert spec.plain(config)["detector"]["anchors"]["shapes"]["sizes"] == clustered["shapes"]
+    run = experiment.load(options.parse([CONFIG, *clustered["overrides"]]).config)
+    assert spec.plain(run.config)["detector"]["anchors"]["shapes"]["sizes"] == clustered["shapes"]
     batch = jax.tree.map(jnp.asarray, next(run.train_batches(run.source("train"))))
-    canvas, key = run.canvases[0], jax.random.key(0)
-    variables = jax.eval_shape(lambda: run.detector.init(key, canvas))
-    terms, _, _ = jax.eval_shape(run.detector.loss, variables, batch, key)
-    assert terms["class"].total.shape == (config.data.batch_size,)
+    variables = run.variable_shapes()
+    terms, _, _ = jax.eval_shape(run.detector.loss, variables, batch, jax.random.key(0))
+    assert terms["class"].total.shape == (run.config.data.batch_size,)
     boxes = jax.eval_shape(run.detector.score, variables, batch).boxes
     assert boxes.shape[1] == clustered["clustered"]["anchors"]
 
@@ -125,7 +117,7 @@ def test_clustered_shapes_are_trained_with(workdir, capsys):
 
 
 def test_each_level_of_ssd_has_its_own_number(tmp_path, capsys):
-    ssd = f"--config={REPOSITORY}/configs/ssd.py:smoke"
+    ssd = config("ssd")
     assert command("cluster", ssd, f"--workdir={tmp_path}", "-k", 4, "--restarts=2") == 0
     capsys.readouterr()
     report = json.loads((tmp_path / "cluster.json").read_text())
@@ -151,22 +143,14 @@ def test_each_level_of_ssd_has_its_own_number(tmp_path, capsys):
         (["cluster", CONFIG, "-k", "9999"], 1, "k = 9999 clusters of"),
         (["cluster", CONFIG, "--method=kmean"], 2, "invalid choice: 'kmean'"),
         (["cluster", CONFIG, "-k", "4", "--levels=chunks"], 1, "one head for all 5 levels"),
-        (
-            ["cluster", f"--config={REPOSITORY}/configs/fcos.py:smoke"],
-            1,
-            "locations instead of anchors",
-        ),
+        (["cluster", config("fcos")], 1, "locations instead of anchors"),
         (["describe", CONFIG, "--config.train.epochs=@x.json"], 2, "is 5.0, not a record"),
         (["describe", CONFIG, "--config.train.epoch=@x.json"], 2, "did you mean 'epochs'?"),
         (["describe", CONFIG, "--config.detector.anchors.shapes=@x.json"], 2, "x.json cannot be"),
     ],
 )
 def test_mistakes_get_one_sentence(words, status, message, capsys):
-    assert command(*words) == status
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.startswith("error: ")
-    assert len(error.strip().splitlines()) == 1
+    refused(capsys, *words, status=status, message=message)
 
 
 def test_annotations_must_say_how_large_images_are(tmp_path, capsys):
@@ -204,7 +188,6 @@ def test_help_explains(name, capsys):
 
 
 def test_bccd_is_covered(bccd, capsys):
-    config = f"--config={REPOSITORY}/configs/bccd.py:bench"
-    words = ("coverage", config, f"--config.data.root={bccd}", "--assign-images=0")
+    words = ("coverage", config("bccd", "bench"), f"--config.data.root={bccd}", "--assign-images=0")
     assert command(*words, "--min-recall=0.99") == 0
     assert "3,941 objects in 292 images" in capsys.readouterr().out

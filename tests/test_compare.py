@@ -1,21 +1,14 @@
 """The command `assign`: pictures and agreement of several configs, or the anchors of a network."""
 
-import pathlib
-
 import numpy as np
 import pytest
+from command_line import command, config, refused
 
 from anchors_jax import visualize
-from anchors_jax.__main__ import main
 from anchors_jax.data import images
 
-CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
-RETINANET = f"--config={CONFIGS}/retinanet.py:smoke"
-GUIDED = f"--config={CONFIGS}/guided_anchoring.py:smoke"
-
-
-def command(*words):
-    return main(["anchors_jax", "assign", *words])
+RETINANET = config("retinanet")
+GUIDED = config("guided_anchoring")
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +22,7 @@ def size_of(path):
 
 def test_two_methods_are_drawn_and_compared(tmp_path, capsys):
     out = tmp_path / "assign.png"
-    assert command(RETINANET, GUIDED, "--image=1", f"--out={out}") == 0
+    assert command("assign", RETINANET, GUIDED, "--image=1", f"--out={out}") == 0
     said = capsys.readouterr().out.splitlines()
     assert said[1].startswith("retinanet (untrained)")
     assert said[2].startswith("guided_anchoring (untrained)")
@@ -40,11 +33,11 @@ def test_two_methods_are_drawn_and_compared(tmp_path, capsys):
 
 def test_predicted_anchors_are_drawn_beside_the_grid(tmp_path, capsys):
     out = tmp_path / "anchors.png"
-    assert command(GUIDED, "--image=1", "--predicted", f"--out={out}") == 0
+    assert command("assign", GUIDED, "--image=1", "--predicted", f"--out={out}") == 0
     assert "written to" in capsys.readouterr().out
     height, width = size_of(out)
     assert width > 1.5 * height  # two panels
-    assert command(RETINANET, "--predicted", f"--out={out}") == 1
+    assert command("assign", RETINANET, "--predicted", f"--out={out}") == 1
     assert "retinanet (untrained) does not predict its anchors" in capsys.readouterr().err
 
 
@@ -58,10 +51,7 @@ def test_predicted_anchors_are_drawn_beside_the_grid(tmp_path, capsys):
     ],
 )
 def test_mistakes_are_one_sentence(words, status, message, capsys):
-    assert command(*words) == status
-    error = capsys.readouterr().err
-    assert message in error
-    assert len(error.strip().splitlines()) == 1
+    refused(capsys, "assign", *words, status=status, message=message)
 
 
 def test_best_anchors_without_objects_and_without_anchors(tmp_path):

@@ -5,6 +5,7 @@ Every padding is explicit. Flax's "SAME" pads an even map by (0, 1) before a str
 moves all features by half a stride against the networks whose weights and anchors we use.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -61,19 +62,20 @@ class StemConv(nn.Module):
         )
 
 
-def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-    """3x3 maximum with stride 2, padded by one pixel of -inf: h = ceil(H / 2).
+def max_pool(x: Float[Array, "B H W C"], *, size: int, stride: int) -> Float[Array, "B h w C"]:
+    """Maximum of windows padded by (size - 1) // 2 of -inf: h = ceil(H / stride) (ceil mode).
 
-    Written as maxima of slices, rows first: the gradient of a window reduction is several times
-    slower on CPUs. Equal maxima share the gradient (after a ReLU they are zeros, and have none).
+    `size` is at least `stride`. Written as maxima of slices, rows first: the gradient of a window
+    reduction is several times slower on CPUs. Equal maxima share the gradient (after a ReLU they
+    are zeros, and have none).
     """
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    low = (size - 1) // 2
+    rows, columns = ((low, -length % stride + size - stride - low) for length in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), rows, columns, (0, 0)), constant_values=-jnp.inf)
     for axis in (1, 2):
-        size = x.shape[axis] - 2
-        first, second, third = (
-            jax.lax.slice_in_dim(x, start, start + size, stride=2, axis=axis) for start in range(3)
-        )
-        x = jnp.maximum(jnp.maximum(first, second), third)
+        stop = x.shape[axis] - size + 1
+        taps = (jax.lax.slice_in_dim(x, start, start + stop, stride, axis) for start in range(size))
+        x = functools.reduce(jnp.maximum, taps)
     return x
 
 
@@ -122,20 +124,16 @@ class Tower(nn.Module):
         return x
 
 
-class TowerHead(nn.Module):
-    """What heads share that read towers of 3x3 convolutions through 3x3 outputs.
+class PriorHead(nn.Module):
+    """What heads share whose scores start at a prior and whose outputs are 3x3 convolutions.
 
-    A head calls `_tower` and `_output` inside its own compact `__call__`; the modules are the
-    head's children, under the names given.
+    A head calls `_output` inside its own compact `__call__`; the modules are the head's children,
+    under the names given.
 
     Attributes:
       num_classes: K; background is no class.
-      depth, width: of every tower.
-      norm: class or partial of `norms`, inside the towers, or None.
-      tower_bias: whether tower convolutions have a bias; None: only without a norm (MMDetection's
-        ATSS and PAA). The official FCOS and PAA codes have both.
       prior: score at the start, pi of RetinaNet (arXiv 1708.02002) section 4.1.
-      kernel_init: of towers and outputs; normal with std 0.01.
+      kernel_init: of all convolutions; normal with std 0.01.
       dtype: of the computation; parameters are float32.
 
     Raises:
@@ -143,10 +141,6 @@ class TowerHead(nn.Module):
     """
 
     num_classes: int
-    depth: int = 4
-    width: int = 256
-    norm: Norm | None = None
-    tower_bias: bool | None = None
     prior: float = 0.01
     kernel_init: Callable[..., Array] = nn.initializers.normal(0.01)
     dtype: Any = jnp.float32
@@ -155,6 +149,30 @@ class TowerHead(nn.Module):
         super().__post_init__()
         if not 0.0 < self.prior < 1.0:
             raise ValueError(f"prior {self.prior} is not between 0 and 1")
+
+    def _output(self, name: str, features: int, **keywords: Any) -> nn.Conv:
+        options = {"kernel_init": self.kernel_init, "dtype": self.dtype}
+        return conv(features, 3, name=name, **options, **keywords)
+
+    def _prior_bias(self) -> Callable[..., Array]:
+        """Initialiser whose sigmoid is the prior."""
+        return nn.initializers.constant(-math.log((1.0 - self.prior) / self.prior))
+
+
+class TowerHead(PriorHead):
+    """What heads share that read towers of 3x3 convolutions through 3x3 outputs (`_tower`).
+
+    Attributes beside those of `PriorHead`:
+      depth, width: of every tower.
+      norm: class or partial of `norms`, inside the towers, or None.
+      tower_bias: whether tower convolutions have a bias; None: only without a norm (MMDetection's
+        ATSS and PAA). The official FCOS and PAA codes have both.
+    """
+
+    depth: int = 4
+    width: int = 256
+    norm: Norm | None = None
+    tower_bias: bool | None = None
 
     def _tower(self, name: str) -> Tower:
         return Tower(
@@ -166,14 +184,6 @@ class TowerHead(nn.Module):
             dtype=self.dtype,
             name=name,
         )
-
-    def _output(self, name: str, features: int, **keywords: Any) -> nn.Conv:
-        options = {"kernel_init": self.kernel_init, "dtype": self.dtype}
-        return conv(features, 3, name=name, **options, **keywords)
-
-    def _prior_bias(self) -> Callable[..., Array]:
-        """Initialiser whose sigmoid is the prior."""
-        return nn.initializers.constant(-math.log((1.0 - self.prior) / self.prior))
 
 
 def rows_of(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B N n"]:

@@ -170,7 +170,7 @@ class ResNet(nn.Module):
     def _stem(self, x: Array, *, train: bool) -> Array:
         x = StemConv(self.width, kernel_init=he_normal, dtype=self.dtype, name="conv1")(x)
         x = self.norm(dtype=self.dtype, name="norm1")(x, train=train)
-        return max_pool(nn.relu(x))
+        return max_pool(nn.relu(x), size=3, stride=2)
 
     def _stage(self, x: Array, stage: int, *, train: bool) -> Array:
         last = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones

@@ -5,45 +5,28 @@
 One 3x3 convolution per map for each of the three outputs, as SSD has one for each of its two.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from anchors_jax.models.layers import conv, rows_of
+from anchors_jax.models.layers import PriorHead, rows_of
 from anchors_jax.models.ssd_head import check_levels
 from anchors_jax.types import SemiAnchoredPredictions
 
 
-class SemiAnchoredSSDHead(nn.Module):
+class SemiAnchoredSSDHead(PriorHead):
     """Class logits of every cell; a logit and box codes for each of its anchors.
 
-    Attributes:
-      num_classes: K; background is no class.
+    Attributes beside those of `PriorHead` (`prior` is the score of every class and of every
+    anchor):
       shapes_per_cell: anchors of one cell on each level, at least 1. S is the largest; other
         levels are padded to it.
-      prior: score of every class and of every anchor at the start.
-      kernel_init: normal with std 0.01, as in the head with towers.
-      dtype: of the computation; parameters and results are float32.
-
-    Raises:
-      ValueError: for a prior outside (0, 1).
     """
 
-    num_classes: int
     shapes_per_cell: tuple[int, ...] = (4, 6, 6, 6, 4, 4)
-    prior: float = 0.01
-    kernel_init: Callable[..., Array] = nn.initializers.normal(0.01)
-    dtype: Any = jnp.float32
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 < self.prior < 1.0:
-            raise ValueError(f"prior {self.prior} is not between 0 and 1")
 
     @nn.compact
     def __call__(
@@ -57,7 +40,7 @@ class SemiAnchoredSSDHead(nn.Module):
         check_levels(self.shapes_per_cell, pyramid)
         if not all(self.shapes_per_cell):
             raise ValueError(f"a level without anchors in shapes_per_cell {self.shapes_per_cell}")
-        prior = nn.initializers.constant(-math.log((1.0 - self.prior) / self.prior))
+        prior = self._prior_bias()
         most = max(self.shapes_per_cell)
         logits, codes, anchor_logits = [], [], []
         for level, (x, shapes) in enumerate(zip(pyramid, self.shapes_per_cell, strict=True)):
@@ -74,10 +57,6 @@ class SemiAnchoredSSDHead(nn.Module):
             codes=codes.reshape(*codes.shape[:2], most, 4),
             maps=tuple((x.shape[1], x.shape[2]) for x in pyramid),
         )
-
-    def _output(self, name: str, features: int, **keywords: Any) -> nn.Conv:
-        options = {"kernel_init": self.kernel_init, "dtype": self.dtype}
-        return conv(features, 3, name=name, **options, **keywords)
 
 
 def _widened(rows: Float[Array, "B P n"], size: int) -> Float[Array, "B P {size}"]:

@@ -17,7 +17,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from anchors_jax.models.layers import conv
+from anchors_jax.models.layers import conv, max_pool
 from anchors_jax.models.norms import Norm
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # of the five blocks: VGG16
@@ -93,25 +93,6 @@ class VGG16(nn.Module):
         if self.norm is not None:
             x = self.norm(dtype=self.dtype, name=f"{name}_norm")(x, train=train)
         return nn.relu(x)
-
-
-def max_pool(x: Float[Array, "B H W C"], *, size: int, stride: int) -> Float[Array, "B h w C"]:
-    """Maximum of windows padded by (size - 1) // 2 of -inf: h = ceil(H / stride) (ceil mode).
-
-    Size 2 and stride 2, or size 3 and stride 1. Written as maxima of slices, as `layers.max_pool`.
-    """
-    low = (size - 1) // 2
-    for axis in (1, 2):
-        count = -(-x.shape[axis] // stride)
-        high = (count - 1) * stride + size - low - x.shape[axis]
-        padding = [(0, 0)] * x.ndim
-        padding[axis] = (low, high)
-        padded = jnp.pad(x, padding, constant_values=-jnp.inf)
-        last = (count - 1) * stride + 1
-        x = jax.lax.slice_in_dim(padded, 0, last, stride, axis)
-        for start in range(1, size):
-            x = jnp.maximum(x, jax.lax.slice_in_dim(padded, start, start + last, stride, axis))
-    return x
 
 
 def dilated_classifier(

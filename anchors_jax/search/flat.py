@@ -6,6 +6,7 @@ image and class, best first.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
@@ -97,6 +98,24 @@ def flatten(candidates: CandidateSet, *, classes: int) -> Flat:
         crowded=crowded,
         crowded_start=crowded_start,
     )
+
+
+def ragged_blocks(
+    start: Int[np.ndarray, "N"], count: Int[np.ndarray, "N"], *, most: int
+) -> Iterator[tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]]:
+    """All pairs (n, m) with `start[n] <= m < start[n] + count[n]`, in order, as blocks (n, m).
+
+    A block holds at most `most` pairs, or one n that has more; the pairs of an n stand in one.
+    """
+    ends = np.cumsum(count)
+    shift = start - (ends - count)  # from the place of a pair among all pairs to its m
+    begin = 0
+    while begin < len(count):
+        done = ends[begin - 1] if begin else 0
+        end = max(begin + 1, int(np.searchsorted(ends, done + most, "right")))
+        row = np.repeat(np.arange(begin, end), count[begin:end])
+        yield row, shift[row] + np.arange(done, ends[end - 1])
+        begin = end
 
 
 def _crowded(

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt64
 from anchors_jax.evaluation.coco import AREAS
 from anchors_jax.evaluation.detections import xywh
 from anchors_jax.evaluation.ground_truth import GroundTruth, read_ground_truth
-from anchors_jax.search.flat import Flat
+from anchors_jax.search.flat import Flat, ragged_blocks
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RANGES = np.array(list(AREAS.values()), np.float64)  # [4, 2]
@@ -94,21 +94,12 @@ class Matcher:
         low = np.searchsorted(self._key, key, "left")
         count = np.searchsorted(self._key, key, "right") - low
         rows, objects, overlaps = [], [], []
-        ends = np.cumsum(count)
-        begin = 0
-        while begin < len(count):
-            done = ends[begin - 1] if begin else 0
-            end = max(begin + 1, int(np.searchsorted(ends, done + _BLOCK, "right")))
-            part = count[begin:end]
-            row = np.repeat(np.arange(begin, end), part)
-            shift = np.arange(part.sum()) - np.repeat(np.cumsum(part) - part, part)
-            column = low[row] + shift
+        for row, column in ragged_blocks(low, count, most=_BLOCK):
             overlap = _iou(box[row], self._box[column], self._crowd[column])
             close = overlap >= THRESHOLDS[0]
             rows.append(row[close])
             objects.append(column[close])
             overlaps.append(overlap[close])
-            begin = end
         row, column, overlap = (
             np.concatenate(parts) if parts else np.zeros(0, kind)
             for parts, kind in ((rows, np.int64), (objects, np.int64), (overlaps, np.float64))

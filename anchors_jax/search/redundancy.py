@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from anchors_jax.search.flat import Flat
+from anchors_jax.search.flat import Flat, ragged_blocks
 from anchors_jax.search.layout import Layout
 
 _BLOCK = 1 << 21  # (detection, candidate) pairs compared at once
@@ -51,26 +51,15 @@ def redundancy(
     by = np.zeros(size * size, np.int64)
     covered = np.zeros(size, np.int64)
     group = flat.group[detections]
-    count = flat.start[group + 1] - flat.start[group]
-    ends = np.cumsum(count)
-    begin = 0
-    while begin < len(detections):
-        done = ends[begin - 1] if begin else 0
-        stop = max(begin + 1, int(np.searchsorted(ends, done + _BLOCK, "right")))
-        part = count[begin:stop]
-        row = np.repeat(np.arange(stop - begin), part)
-        shift = np.arange(len(row)) - np.repeat(np.cumsum(part) - part, part)
-        other = flat.start[group[begin:stop]][row] + shift
-        mine = detections[begin:stop][row]
-        useful = alive[other] & (flat.anchor[other] != flat.anchor[mine])
-        row, other, mine = row[useful], other[useful], mine[useful]
-        close = _iou(flat.box[mine], flat.box[other]) > threshold
+    first, owner = flat.start[group], flat.anchor[detections]
+    for row, other in ragged_blocks(first, flat.start[group + 1] - first, most=_BLOCK):
+        useful = alive[other] & (flat.anchor[other] != owner[row])
+        row, other = row[useful], other[useful]
+        close = _iou(flat.box[detections[row]], flat.box[other]) > threshold
         pair = np.unique(row[close] * size + flat.anchor[other[close]])  # once per prototype
-        owner = flat.anchor[detections[begin:stop]]
         by += np.bincount(owner[pair // size] * size + pair % size, minlength=size * size)
         covered += np.bincount(owner[np.unique(row[close])], minlength=size)
-        begin = stop
-    found = np.bincount(flat.anchor[detections], minlength=size)
+    found = np.bincount(owner, minlength=size)
     return Redundancy(detections=found, covered=covered, by=by.reshape(size, size))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from models import released, torch_names
 
-from anchors_jax.models import resnet, vgg
+from anchors_jax.models import layers, resnet, vgg
 from anchors_jax.weights import families, fitting
 
 if not (golden_cases.FOLDER / "index_models.json").exists():
@@ -80,7 +80,7 @@ def test_vgg16_gives_torchvision_logits(network, record_property):
         )
     )(variables, jnp.asarray(image))
     (x,) = state["intermediates"]["conv5_3"]["__call__"]
-    x = np.asarray(vgg.max_pool(jax.nn.relu(x), size=2, stride=2))[0]
+    x = np.asarray(layers.max_pool(jax.nn.relu(x), size=2, stride=2))[0]
     # Adaptive average to 7 x 7: window i covers rows floor(i H / 7) .. ceil((i + 1) H / 7).
     bounds = [[(i * n // 7, -(-(i + 1) * n // 7)) for i in range(7)] for n in x.shape[:2]]
     x = np.array([[x[a:b, c:d].mean((0, 1)) for c, d in bounds[1]] for a, b in bounds[0]])

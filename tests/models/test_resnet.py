@@ -59,12 +59,11 @@ def test_stem_is_a_seven_by_seven_convolution_with_stride_two(side):
 @pytest.mark.parametrize("side", [(8, 6), (7, 9)])
 def test_max_pool_is_the_padded_window_maximum_in_value_and_gradient(side):
     x = -jnp.abs(_image(2, *side, 3))  # negative: zero padding would show
+    pool = functools.partial(layers.max_pool, size=3, stride=2)
     window = lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # noqa: E731
-    np.testing.assert_array_equal(layers.max_pool(x), window(x))
+    np.testing.assert_array_equal(pool(x), window(x))
     weight = _image(*window(x).shape)
-    gradients = [
-        jax.grad(lambda x, f=f: jnp.sum(f(x) * weight))(x) for f in (layers.max_pool, window)
-    ]
+    gradients = [jax.grad(lambda x, f=f: jnp.sum(f(x) * weight))(x) for f in (pool, window)]
     np.testing.assert_allclose(*gradients, atol=1e-6)
 
 

@@ -1,19 +1,12 @@
 """`prune` as a user meets it: search, the same again, apply, evaluate; and mistakes."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
+from command_line import command, config, refused
 
-from anchors_jax.__main__ import main
-
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
-CONFIG = f"--config={REPOSITORY}/configs/retinanet.py:smoke"
-
-
-def command(*words):
-    return main(["anchors_jax", *map(str, words)])
+CONFIG = config("retinanet")
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +45,8 @@ def test_a_configuration_becomes_a_run_with_the_metrics_of_the_search(run, tmp_p
     small = tmp_path / "small"
     index = row["index"]
     assert command(*words, f"--apply={index}", f"--to={small}") == 0
-    config = f"--config={small}/config.py"
-    assert command("eval", config, f"--workdir={small}", f"--out={tmp_path}/eval") == 0
+    own = f"--config={small}/config.py"
+    assert command("eval", own, f"--workdir={small}", f"--out={tmp_path}/eval") == 0
     metrics = json.loads((tmp_path / "eval" / "eval.json").read_text())
     for name, value in row["metrics"].items():
         np.testing.assert_allclose(metrics[name], value, atol=1e-4)
@@ -80,10 +73,7 @@ def test_a_sampler_tries_the_same_space(run, tmp_path):
     ],
 )
 def test_mistakes_get_one_sentence(words, status, message, capsys):
-    assert command("prune", *words) == status
-    error = capsys.readouterr().err
-    assert message in error
-    assert len(error.strip().splitlines()) == 1
+    refused(capsys, "prune", *words, status=status, message=message)
 
 
 def test_wrong_configurations_are_named(run, tmp_path, capsys):

@@ -103,10 +103,7 @@ def test_masked_is_sliced_is_deleted(case):
     content = surgery.sliced_config(case.config, layout, removed)
     smaller = experiment.load(surgery.variant(content))
     weights = surgery.sliced_variables(case.variables, case.config, layout, removed)
-    shapes = jax.eval_shape(
-        lambda key: smaller.detector.init(key, smaller.canvases[0]), jax.random.key(0)
-    )
-    assert jax.tree.map(np.shape, weights) == jax.tree.map(np.shape, shapes)
+    assert jax.tree.map(np.shape, weights) == jax.tree.map(np.shape, smaller.variable_shapes())
     compare(expected, jax.jit(smaller.detector.predict)(weights, case.batch))
 
 
@@ -239,9 +236,7 @@ def test_multiply_adds_of_both_heads_follow_the_kernels(module):
     run = experiment.load(config)
     arrays = next(iter(run.eval_batches(run.source("eval"))))
     batch = inference.as_batch({name: value[:2] for name, value in arrays.items()})
-    variables = jax.eval_shape(
-        lambda key: run.detector.init(key, run.canvases[0]), jax.random.key(0)
-    )
+    variables = run.variable_shapes()
     layout = candidates.layout_of(run.detector, variables, batch)
     cost = prices.macs(config, variables, layout)
     assert 0 < cost(frozenset(range(layout.shapes[0]))) < cost(frozenset())

@@ -1,25 +1,19 @@
 """Weights on the command line: convert, and eval and predict of a file."""
 
 import json
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from command_line import command, config, refused
 
 from anchors_jax import experiment, options
-from anchors_jax.__main__ import main
 from anchors_jax.data import images
 from anchors_jax.weights import export
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-CONFIG = f"--config={REPOSITORY}/configs/retinanet.py:smoke"
+CONFIG = config("retinanet")
 LOW = "--config.detector.detect.score_threshold=0.0"  # an untrained network says little
-
-
-def command(*words):
-    return main(["anchors_jax", *map(str, words)])
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +68,7 @@ def test_predict_needs_no_run(weights, tmp_path, capsys):
 )
 def test_mistakes_are_one_sentence(words, status, message, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert command(words[0], CONFIG, *words[1:]) == status
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    refused(capsys, words[0], CONFIG, *words[1:], status=status, message=message)
 
 
 def test_a_backbone_alone_is_no_detector(tmp_path, capsys):

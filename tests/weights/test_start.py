@@ -7,18 +7,14 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from command_line import command
 from weights import pretrained, synthetic
 
 from anchors_jax import commands, experiment, options
-from anchors_jax.__main__ import main
 from anchors_jax.weights import reading, start
 from configs import common, retinanet
 
 CONFIG = f"--config={pathlib.Path(pretrained.__file__)}"
-
-
-def command(*words):
-    return main(["anchors_jax", *map(str, words)])
 
 
 @pytest.fixture(scope="module")
