@@ -64,11 +64,11 @@ def sliced_config(
     else:
         slots, union = _shared_slots(config, kept)
         record["shapes_per_cell"] = len(union)
-        whole = tuple(range(len(union)))
-        places = [[union.index(slot) for slot in level] for level in slots]
-        record["slots"] = None if all(tuple(p) == whole for p in places) else places
+        record["slots"] = [[union.index(slot) for slot in level] for level in slots]
     if drop_dead:
         _drop_dead(content["detector"], kept)
+    if head == SHARED and all(len(s) == record["shapes_per_cell"] for s in record["slots"]):
+        record["slots"] = None  # every level that is left has all of them
     content["name"] = f"{content['name']}_pruned"
     return content
 

@@ -18,6 +18,7 @@ NAMES = ("name", "seed")
 # Keywords of inference alone: a row that reuses a checkpoint may differ in these from its owner.
 INFERENCE = (
     "detector.detect",
+    "detector.anchors.hidden",
     "detector.objective.top_k",
     "detector.objective.min_anchor_score",
     "detector.objective.key",
