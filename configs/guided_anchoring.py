@@ -47,8 +47,8 @@ def get_config(arg: str = "") -> ConfigDict:
         guided_anchoring.objective,
         assign=bind(max_iou.assign, positive_iou=0.5, negative_iou=0.5),
         codec=make(codecs.deltas),
-        # Boxes are regressed from anchors that move while both are learned. In a short training at a
-        # high rate they move too fast; GA-RPN's divisor slows them down: AP 49.8 instead of 40.0.
+        # Boxes are regressed from anchors that move while both are learned. In a short training at
+        # a high rate they move too fast; GA-RPN's divisor slows them: AP 49.8 instead of 40.0.
         shape_codec=make(codecs.shapes, std=1.0 if paper else 0.14),
         locate=bind(regions.find),
         assign_shapes=bind(approx_iou.assign),
