@@ -6,12 +6,13 @@
 Methods that look at predictions (PAA, FreeAnchor, Semi-Anchored) want the checkpoint of a run: as
 many --workdir as --config, in the same order ("-" for none). Without, weights are random.
 --predicted draws something else, of methods that predict their anchors (Guided Anchoring): each
-object's best anchor among those and, beside it, among the boxes of the grid.
+object's best anchor among those and, beside it, among the boxes of the grid; and prints how much
+better they are over many images.
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,11 +30,13 @@ from anchors_jax import (
 )
 from anchors_jax.data import loader, transforms
 from anchors_jax.data.records import Example
+from anchors_jax.monitor import MatchMonitor
 from anchors_jax.spec import build
 from anchors_jax.types import Anchors, Assignment, Batch
 
 NAME = "assign"
 PREDICTED = "--predicted"
+WATCHED = 64  # images, or one more batch than fits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,7 @@ class Match:
     assignment: Assignment
     anchors: Anchors
     placed: Anchors | None  # the anchors that the network predicts, if it does
+    seen: Mapping[str, float]  # what `MatchMonitor` says of more images, if it predicts anchors
 
     @property
     def cells(self) -> set[tuple[int, int, int]]:
@@ -87,6 +91,8 @@ def compare_command(arguments: Sequence[str]) -> None:
     if PREDICTED in arguments:
         panels = [panel for match in matches for panel in anchor_panels(match)]
         visualize.best_anchors(panels, out)
+        for match in matches:
+            print(anchor_line(match))
     else:
         visualize.assignments([panel_of(match) for match in matches], out)
         print(agreement_table(matches))
@@ -114,15 +120,18 @@ def match_image(parsed: options.Options, workdir: pathlib.Path | None, image: st
         trained = f"step {step}"
     device_batch = jax.tree.map(jnp.asarray, batch)
     assignment, anchors = jax.jit(run.detector.match)(variables, device_batch)
-    placed = None
+    placed, seen = None, {}
     if run.detector.place is not None:
         placed = _first(jax.jit(run.detector.place)(variables, device_batch))
+        watch = MatchMonitor(run.detector, run.eval_batches(source), images=WATCHED)
+        seen = watch(variables)
     return Match(
         name=f"{parsed.config.name} ({trained})",
         batch=batch,
         assignment=_first(assignment),
         anchors=jax.device_get(anchors),
         placed=placed,
+        seen=seen,
     )
 
 
@@ -192,6 +201,17 @@ def anchor_panels(match: Match) -> list[visualize.AnchorPanel]:
         panel("Grid", match.anchors, everywhere),
         panel(match.name, match.placed, match.placed.valid),
     ]
+
+
+def anchor_line(match: Match) -> str:
+    """How much better predicted anchors are than the grid, over images of the evaluation set."""
+    seen = match.seen
+    return (
+        f"{match.name}: best IoU of an object with an anchor, mean over the first {WATCHED} "
+        f"images: grid {seen['best_iou_of_grid']:.3f}, predicted "
+        f"{seen['best_iou_of_predicted']:.3f}; {100 * seen['share_of_cells_kept']:.1f} % of the "
+        "locations have an anchor"
+    )
 
 
 def agreement_table(matches: Sequence[Match]) -> str:

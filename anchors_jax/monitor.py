@@ -1,5 +1,6 @@
 """How a method's matches change while it trains: a fixed set of images, looked at now and then."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from anchors_jax import diagnostics, inference
-from anchors_jax.types import Detector
+from anchors_jax.assign import primitives
+from anchors_jax.types import Anchors, Assignment, Batch, Detector, Targets
 
 
 class MatchMonitor:
@@ -20,7 +22,8 @@ class MatchMonitor:
     """
 
     def __init__(self, detector: Detector, loader: Any, *, images: int) -> None:
-        self._match = jax.jit(detector.match)
+        self._detector = detector
+        self._look = jax.jit(self._seen)
         self._before = None
         self._batches = []
         for arrays in loader if images else ():
@@ -33,15 +36,18 @@ class MatchMonitor:
         """Positives per object, by level and size, objects without any, and what has changed.
 
         `changed` is 1 - intersection / union of the positives with those of the last call; it is
-        absent from the first one.
+        absent from the first one. Of detectors that predict their anchors also `best_iou_of_grid`
+        and `best_iou_of_predicted` (means over objects of the largest IoU with an anchor) and
+        `share_of_cells_kept`, the part of the grid where the network sees an anchor.
         """
         if not self._batches:
             return {}
-        counts, positives = [], []
+        counts, positives, placed = [], [], []
         for batch in self._batches:
-            found, anchors = self._match(variables, jax.tree.map(jnp.asarray, batch))
-            found = jax.device_get(found)
+            found, anchors, more = self._look(variables, jax.tree.map(jnp.asarray, batch))
+            found, more = jax.device_get((found, more))
             real = np.flatnonzero(np.asarray(batch.image_id) >= 0)
+            placed.append({name: value[real] for name, value in more.items()})
             positives.append(found.positive[real].reshape(-1))
             counts += [
                 diagnostics.count_positives(
@@ -58,4 +64,42 @@ class MatchMonitor:
         if self._before is not None:
             summary["changed"] = 1.0 - diagnostics.overlap(now, self._before)
         self._before = now
-        return summary
+        return summary | _means(placed)
+
+    def _seen(
+        self, variables: Any, batch: Batch
+    ) -> tuple[Assignment, Anchors, dict[str, jax.Array]]:
+        """Matches, the grid and, per image, sums over what a predicted anchor is compared with."""
+        found, anchors = self._detector.match(variables, batch)
+        if self._detector.place is None:
+            return found, anchors, {}
+        placed = self._detector.place(variables, batch)
+
+        def best(boxes: jax.Array, valid: jax.Array, targets: Targets) -> jax.Array:
+            return jnp.sum(primitives.best_iou(boxes, valid, targets))
+
+        return (
+            found,
+            anchors,
+            {
+                "grid": jax.vmap(functools.partial(best, anchors.boxes, anchors.valid))(
+                    batch.targets
+                ),
+                "predicted": jax.vmap(best)(placed.boxes, placed.valid, batch.targets),
+                "kept": jnp.mean(placed.valid, axis=1, dtype=jnp.float32),
+                "objects": jnp.sum(batch.targets.objects, axis=1, dtype=jnp.float32),
+            },
+        )
+
+
+def _means(parts: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    """Over all objects, or all cells; nothing where nothing was predicted."""
+    if not parts[0]:
+        return {}
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    objects = max(float(whole["objects"].sum()), 1.0)
+    return {
+        "best_iou_of_grid": float(whole["grid"].sum()) / objects,
+        "best_iou_of_predicted": float(whole["predicted"].sum()) / objects,
+        "share_of_cells_kept": float(whole["kept"].mean()),
+    }

@@ -1,5 +1,7 @@
 """The command `assign`: pictures and agreement of several configs, or the anchors of a network."""
 
+import re
+
 import numpy as np
 import pytest
 from command_line import command, config, refused
@@ -34,7 +36,13 @@ def test_two_methods_are_drawn_and_compared(tmp_path, capsys):
 def test_predicted_anchors_are_drawn_beside_the_grid(tmp_path, capsys):
     out = tmp_path / "anchors.png"
     assert command("assign", GUIDED, "--image=1", "--predicted", f"--out={out}") == 0
-    assert "written to" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "written to" in said
+    # Untrained, the predicted anchors are squares of the grid, hardly changed, and fewer.
+    found = re.search(r"grid (\S+), predicted (\S+); (\S+) % of the locations", said)
+    grid, predicted, kept = map(float, found.groups())
+    assert 0 < predicted < grid + 0.02 < 1
+    assert 0 < kept < 100
     height, width = size_of(out)
     assert width > 1.5 * height  # two panels
     assert command("assign", RETINANET, "--predicted", f"--out={out}") == 1

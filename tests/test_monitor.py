@@ -62,3 +62,23 @@ def test_what_is_seen_and_what_changed(images, batches):
 
 def test_it_can_be_off():
     assert MatchMonitor(detector(), Loader(), images=0)(2) == {}
+
+
+def test_predicted_anchors_are_compared_with_the_grid():
+    """The object [0, 0, 10, 10] meets a quarter-sized box in the grid, itself where predicted."""
+
+    def seen(variables, batch):
+        found, anchors = match(variables, batch)
+        return found, anchors.replace(boxes=jnp.zeros((4, 4)).at[1].set(jnp.array([0, 0, 5, 5])))
+
+    def place(variables, batch):
+        boxes = jnp.zeros((2, 4, 4)).at[:, :2].set(jnp.array([0, 0, 10, 10]))
+        valid = jnp.array([[True, False, False, False], [False, True, True, False]])
+        return match(variables, batch)[1].replace(boxes=boxes, valid=valid)
+
+    predicting = detector()._replace(match=seen, place=place)
+    summary = MatchMonitor(predicting, Loader(), images=2)(2)
+    assert summary["best_iou_of_grid"] == pytest.approx(0.25)
+    assert summary["best_iou_of_predicted"] == pytest.approx(1.0)
+    assert summary["share_of_cells_kept"] == pytest.approx((1 / 4 + 2 / 4) / 2)
+    assert "best_iou_of_grid" not in MatchMonitor(detector(), Loader(), images=2)(2)
