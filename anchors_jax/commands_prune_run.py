@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from anchors_jax import experiment, files, inference, spec, visualize
+from anchors_jax import experiment, files, inference, results, spec, visualize
 from anchors_jax.search import (
     candidates,
     incremental,
@@ -89,7 +89,8 @@ def search(subject: Subject, own: argparse.Namespace) -> None:
     root = pareto.Node(frozenset(), evaluate(frozenset(), None), cost(frozenset()))
     base = report.front_rows((root,), layout, exact, extra)[0]
     rows = report.front_rows(result.front, layout, exact, extra)
-    content = {"config": subject.config.name, "step": subject.step, "cost": own.cost}
+    content = results.conditions(spec.plain(subject.config))
+    content |= {"step": subject.step, "cost": own.cost}
     content |= {"search": own.search, "rule": own.rule, "quantum": own.quantum}
     content |= {"min_map": own.min_map, "images": len(found.count), "cut_images": found.cut}
     content |= {"evaluations": len(store), "new_evaluations": store.added}

@@ -52,16 +52,11 @@ def write_result(
     Numbers enter the tables of `experiments/` from such files only.
     """
     numbers = {name: value for name, value in metrics.items() if name != "curves"}
-    config = _without_folders(config)
+    config = without_folders(config)
     files.write_json(
         folder / RESULT,
-        {
-            "config": config["name"],
-            "scale": config["scale"],
-            "seed": config["seed"],
-            "commit": commit(),
-            "device": device(jax.device_count()),
-            "data": {split: config["data"][split] for split in ("train", "eval")},
+        conditions(config)
+        | {
             "step": step,
             "seconds": seconds,
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
@@ -72,12 +67,27 @@ def write_result(
     )
 
 
-def _without_folders(node: Any, key: str = "") -> Any:
-    """Results are shared: they name files and data sets, not where one machine keeps them."""
+def conditions(config: dict[str, Any]) -> dict[str, Any]:
+    """With what a number was measured: of a plain config, and of the machine."""
+    config = without_folders(config)
+    return {
+        "config": config["name"],
+        "scale": config["scale"],
+        "seed": config["seed"],
+        "commit": commit(),
+        "device": device(jax.device_count()),
+        "data": {split: config["data"][split] for split in ("train", "eval")},
+    }
+
+
+def without_folders(node: Any, key: str = "") -> Any:
+    """A plain config as result files hold it: names of files and data sets, not where one machine
+    keeps them.
+    """
     if isinstance(node, dict):
-        return {name: _without_folders(value, name) for name, value in node.items()}
+        return {name: without_folders(value, name) for name, value in node.items()}
     if isinstance(node, list):
-        return [_without_folders(value, key) for value in node]
+        return [without_folders(value, key) for value in node]
     return pathlib.Path(node).name if key in PATHS and isinstance(node, str) else node
 
 

@@ -157,15 +157,14 @@ def about(values: argparse.Namespace, ranges: dict[str, Any]) -> dict[str, Any]:
     Raises:
       ValueError: the config has no such key, or a value does not fit.
     """
-    from anchors_jax import experiment, options, spec
-    from experiments.runner import plan
+    from anchors_jax import experiment, options, results, spec
     from experiments.sweeping import space
 
     for corner in space.corners(ranges):
         experiment.load(options.parse([*values.config_words, *space.overrides(corner)]).config)
     config = spec.plain(options.parse(values.config_words).config)
     return {
-        "config": plan.without_folders(config),
+        "config": results.without_folders(config),
         "space": {key: str(distribution) for key, distribution in ranges.items()},
         "objectives": values.objectives,
     }

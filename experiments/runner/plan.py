@@ -126,7 +126,7 @@ def state(cell: Cell) -> str:
         kept = json.loads(cell.file.read_text())["full_config"]
     except (ValueError, KeyError, TypeError):
         return "stale: the file cannot be read"
-    changed = conflicts(kept, without_folders(spec.plain(cell.config())))
+    changed = conflicts(kept, results.without_folders(spec.plain(cell.config())))
     return f"stale: {', '.join(changed[:3])}" if changed else "done"
 
 
@@ -142,16 +142,6 @@ def conflicts(kept: Any, now: Any) -> list[str]:
         for key, values in resolve.changes(kept, now).items()
         if resolve.MISSING not in values and key.split(".")[-1] not in free
     ]
-
-
-def without_folders(node: Any, key: str = "") -> Any:
-    """A config as result files hold it: names of files and data sets, not where they are kept."""
-    if isinstance(node, dict):
-        return {name: without_folders(value, name) for name, value in node.items()}
-    if isinstance(node, list):
-        return [without_folders(value, key) for value in node]
-    known = key in results.PATHS and isinstance(node, str)
-    return pathlib.Path(node).name if known else node
 
 
 def images(config: ConfigDict) -> int | None:

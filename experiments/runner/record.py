@@ -23,7 +23,7 @@ def of_evaluation(cell: plan.Cell, run: plan.Run, folder: pathlib.Path) -> None:
     Everything about the training is the owner's; `seconds` is None, as nothing was trained.
     """
     metrics = json.loads((folder / results.EVALUATION).read_text())
-    config = plan.without_folders(spec.plain(cell.config()))
+    config = results.without_folders(spec.plain(cell.config()))
     own = {
         "config": config["name"],
         "data": {split: config["data"][split] for split in ("train", "eval")},
@@ -50,7 +50,7 @@ def trained(run: plan.Run) -> dict[str, Any]:
     """
     file = run.workdir / results.RESULT
     result = json.loads(file.read_text())
-    now = plan.without_folders(spec.plain(run.owner.config()))
+    now = results.without_folders(spec.plain(run.owner.config()))
     changed = plan.conflicts(result["full_config"], now)
     if changed:
         raise ValueError(

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from anchors_jax import spec
+from anchors_jax import results, spec
 from experiments import rows, run
 from experiments.runner import execute, launch, plan, record, show
 
@@ -25,7 +25,7 @@ def fake(monkeypatch, tmp_path):
 
     def words(of, extra=()):
         config = tmp_path / f"{of.name.replace('/', '-')}.json"
-        config.write_text(json.dumps(plan.without_folders(spec.plain(of.owner.config()))))
+        config.write_text(json.dumps(results.without_folders(spec.plain(of.owner.config()))))
         seconds, status = behaviour.get(of.owner.row.key, (0, 0))
         return ["python", str(FAKE), str(of.workdir), str(config), str(seconds), str(status)]
 

@@ -7,7 +7,7 @@ import jax
 import made_up_results as made_up
 import pytest
 
-from anchors_jax import commands, spec
+from anchors_jax import commands, results, spec
 from experiments import rows, speed
 from experiments.reporting import html, measured, section, speeds, wording
 from experiments.runner import plan
@@ -126,7 +126,7 @@ def trained(monkeypatch, tmp_path):
     found, _ = plan.select(rows.load("semi_anchored"), **chosen)
     (one,) = plan.group(found, tmp_path / "runs")
     one.workdir.mkdir(parents=True)
-    config = plan.without_folders(spec.plain(one.owner.config()))
+    config = results.without_folders(spec.plain(one.owner.config()))
     (one.workdir / "result.json").write_text(json.dumps({"full_config": config}))
 
     def untrained(run, workdir, which):
