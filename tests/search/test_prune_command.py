@@ -27,6 +27,7 @@ def test_search_and_the_same_again(run, tmp_path, capsys):
         "redundancy.md", "redundancy.png",
     } <= {path.name for path in tmp_path.iterdir()}  # fmt: skip
     first = json.loads((tmp_path / "front.json").read_text())
+    assert {"commit", "device", "seed", "scale", "data", "step"} <= first.keys()
     assert first["search"] == "shared"
     assert first["front"]
     assert len(first["anchors"]) == 45
