@@ -29,7 +29,7 @@ from anchors_jax import (
 from anchors_jax.data import folder, prepare, records
 from anchors_jax.models import count
 from anchors_jax.models.dense import trainable_mask
-from anchors_jax.options import Options, UsageError
+from anchors_jax.options import Options, UsageError, of_today
 
 CONFIG = "config.json"
 # Keys that a continued run may change: they do not touch what is learned.
@@ -38,10 +38,6 @@ FREE_KEYS = {
     *("match_images", "voc", "eval_batch_size"),
     *results.PATHS,  # data may have moved
 }
-# Keys that configs of earlier versions lack, with what was done then.
-_LATER_KEYS = {"init_from": None, "init_from_family": None}
-_LATER_KEYS |= {"init_from_parts": "backbone,neck,head"}
-_LATER_DATA_KEYS = {"keep_empty": True, "min_side": 0}
 
 
 def train_command(
@@ -297,18 +293,13 @@ def keep_config(
         if parallel.is_main():
             files.write_json(path, now)
         return
-    before, after = map(_of_today, (json.loads(path.read_text())["config"], now["config"]))
+    before, after = map(of_today, (json.loads(path.read_text())["config"], now["config"]))
     changed = [key for key in differences(before, after) if key.split(".")[-1] not in FREE_KEYS]
     if changed:
         raise ValueError(
             f"{workdir} holds a run with another config: {', '.join(changed[:3])} "
             f"{'differs' if len(changed) == 1 else 'differ'}; choose another --workdir"
         )
-
-
-def _of_today(config: dict[str, Any]) -> dict[str, Any]:
-    """A plain config of an earlier version, with the keys that were added since."""
-    return _LATER_KEYS | config | {"data": _LATER_DATA_KEYS | config["data"]}
 
 
 def kept_classes(workdir: pathlib.Path) -> dict[str, Any]:

@@ -17,7 +17,12 @@ from ml_collections import ConfigDict, config_flags
 from anchors_jax import spec
 from anchors_jax.spec import from_plain, nearest
 
-__all__ = ["Options", "UsageError", "nearest", "parse"]
+__all__ = ["Options", "UsageError", "nearest", "of_today", "parse"]
+
+# Keys that configs of earlier versions lack, with what was done then.
+_LATER_KEYS = {"init_from": None, "init_from_family": None}
+_LATER_KEYS |= {"init_from_parts": "backbone,neck,head"}
+_LATER_DATA_KEYS = {"keep_empty": True, "min_side": 0}
 
 
 class UsageError(ValueError):
@@ -112,7 +117,12 @@ def _kept_config(path: pathlib.Path) -> ConfigDict:
         content = content["config"]
     if not isinstance(content, dict) or not {"detector", "data", "train"} <= content.keys():
         raise UsageError(f"--config={path} is no config: it lacks detector, data or train")
-    return from_plain(content)
+    return from_plain(of_today(content))
+
+
+def of_today(config: dict[str, Any]) -> dict[str, Any]:
+    """A plain config of an earlier version, with the keys that were added since."""
+    return _LATER_KEYS | config | {"data": _LATER_DATA_KEYS | config["data"]}
 
 
 def replace_record(config: ConfigDict, key: str, file: pathlib.Path) -> None:

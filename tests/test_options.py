@@ -49,3 +49,12 @@ def test_a_file_that_is_no_config_is_named(tmp_path, content, message):
         options.parse([f"--config={path}"])
     with pytest.raises(options.UsageError, match=r"none\.json: No such file"):
         options.parse([f"--config={tmp_path}/none.json"])
+
+
+def test_a_config_of_an_earlier_version_gets_the_keys_that_were_added(tmp_path):
+    content = spec.plain(options.parse([CONFIG]).config)
+    del content["init_from"], content["data"]["keep_empty"], content["data"]["min_side"]
+    config = options.parse([kept(tmp_path, content)]).config
+    assert config.init_from is None
+    assert config.data.keep_empty
+    assert config.data.min_side == 0
