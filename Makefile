@@ -9,6 +9,8 @@ PYTHON ?= python3
 WORKDIR ?= runs/quickstart
 BIN := .venv/bin
 STAMP := .venv/.installed
+# XLA's buffers come and go with every step; on Linux huge pages make that cheap (README, Speed).
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: train test test-slow lint format bench parity clean
 .DEFAULT_GOAL := help

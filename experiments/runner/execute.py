@@ -142,7 +142,7 @@ class Runner:
             process = subprocess.Popen(
                 [sys.executable, *words[1:]],
                 cwd=rows.FOLDER.parent,
-                env={**os.environ, **environment},
+                env={**launch.HUGE_PAGES, **os.environ, **environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,

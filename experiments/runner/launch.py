@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 from experiments.runner import plan
 
+# glibc asks the kernel for huge pages: XLA's buffers on a CPU come and go with every step.
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
 
 def environments(jobs: int | None) -> list[dict[str, str]]:
     """Environments for `jobs` workers; None: one per GPU, or one.
