@@ -80,8 +80,7 @@ def measure(subjects: Sequence[Subject], *, images: int = IMAGES) -> tuple[list[
 def counts(run: experiment.Experiment) -> dict[str, int]:
     """`boxes`, `head_macs` and `parameters` of a `Cost`, from shapes: nothing is computed."""
     canvas, model = run.canvases[0], spec.build(run.config.detector["model"])
-    variables = jax.eval_shape(lambda key: run.detector.init(key, canvas), jax.random.key(0))
-    candidates = jax.eval_shape(run.detector.score, variables, _blank(canvas))
+    candidates = jax.eval_shape(run.detector.score, run.variable_shapes(), _blank(canvas))
     return {
         "boxes": int(candidates.boxes.shape[-2]),
         "head_macs": count.head_multiply_adds(model, canvas),

@@ -1,6 +1,7 @@
 """Command lines of this folder: what is wrong with one is said in a sentence."""
 
 import argparse
+import pathlib
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -34,6 +35,20 @@ class Parser(argparse.ArgumentParser):
             if not name.startswith("--config."):
                 raise UsageError(f"no flag {name!r}{nearest(name, flags)}")
         return values, rest
+
+
+def table_parser() -> Parser:
+    """A parser with what all commands on tables take: which rows, and where things are."""
+    from experiments.rows import FOLDER
+
+    parser = Parser()
+    parser.add_argument("paper")
+    parser.add_argument("tables", nargs="*")
+    parser.add_argument("--scale", default="bench")
+    parser.add_argument("--rows", type=lambda text: text.split(","), default=[])
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs"))
+    parser.add_argument("--results", type=pathlib.Path, default=FOLDER)
+    return parser
 
 
 def check(scale: str, extra: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.flags import Parser, UsageError, check, positive
+from experiments.flags import UsageError, check, positive, table_parser
 
 USAGE = """\
 usage: python -m experiments.run PAPER [TABLE ...] [flags]
@@ -39,16 +39,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     Raises:
       UsageError: a flag or a value is not understood; names the nearest.
     """
-    from experiments.rows import FOLDER
-
-    parser = Parser()
-    parser.add_argument("paper")
-    parser.add_argument("tables", nargs="*")
-    parser.add_argument("--scale", default="bench")
+    parser = table_parser()
     parser.add_argument("--seeds", type=positive, default=1)
-    parser.add_argument("--rows", type=lambda text: text.split(","), default=[])
-    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs"))
-    parser.add_argument("--results", type=pathlib.Path, default=FOLDER)
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--jobs", type=positive)
     parser.add_argument("--shard", type=_shard, default=(0, 1))

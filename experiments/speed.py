@@ -9,12 +9,11 @@ import contextlib
 import dataclasses
 import logging
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.flags import Parser, UsageError, check, positive
+from experiments.flags import UsageError, check, positive, table_parser
 
 USAGE = """\
 usage: python -m experiments.speed PAPER [TABLE ...] [flags]
@@ -38,15 +37,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
       UsageError: a flag or a value is not understood; names the nearest.
     """
     from anchors_jax.speed import IMAGES
-    from experiments.rows import FOLDER
 
-    parser = Parser()
-    parser.add_argument("paper")
-    parser.add_argument("tables", nargs="*")
-    parser.add_argument("--scale", default="bench")
-    parser.add_argument("--rows", type=lambda text: text.split(","), default=[])
-    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs"))
-    parser.add_argument("--results", type=pathlib.Path, default=FOLDER)
+    parser = table_parser()
     parser.add_argument("--images", type=positive, default=IMAGES)
     values, rest = parser.parse(words)
     values.extra = check(values.scale, rest)
