@@ -42,6 +42,32 @@ def focal(
     return _focal(logits, labels, float(alpha), float(gamma))
 
 
+def focal_star(
+    logits: Float[Array, "*n K"],
+    labels: Int[Array, "*n"],
+    *,
+    alpha: Number = 0.25,
+    gamma: Number = 2.0,
+    beta: Number = 1.0,
+) -> Float[Array, "*n K"]:
+    """The other form of the focal loss: -alpha_t log sigmoid(gamma x_t + beta) / gamma.
+
+    Lin et al. 2017, appendix "Focal Loss*"; x_t is the logit where positive, minus it elsewhere.
+    That the class weights of `focal` apply here too is our reading.
+
+    Args:
+        logits: scores before the sigmoid.
+        labels: class of each row; outside 0..K-1: background.
+        alpha: weight of the positive entry; 1 - alpha weighs the others.
+        gamma: steepness, > 0.
+        beta: shift.
+    """
+    positive = one_hot(labels, logits.shape[-1])
+    z = logits.astype(jnp.float32)
+    weight = jnp.where(positive, alpha, 1.0 - alpha)
+    return weight * jax.nn.softplus(-(gamma * jnp.where(positive, z, -z) + beta)) / gamma
+
+
 def binary_focal(
     logits: Float[Array, "*n"],
     positive: Bool[Array, "*n"],

@@ -121,7 +121,8 @@ def _kept_config(path: pathlib.Path) -> ConfigDict:
 
 
 def of_today(config: dict[str, Any]) -> dict[str, Any]:
-    """A plain config of an earlier version, with the keys that were added since."""
+    """A plain config of an earlier version, with the keys and keywords that were added since."""
+    config = spec.with_defaults(config)
     return _LATER_KEYS | config | {"data": _LATER_DATA_KEYS | config["data"]}
 
 

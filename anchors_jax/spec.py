@@ -83,6 +83,27 @@ def from_plain(value: Any) -> Any:
     return value
 
 
+def with_defaults(value: Any) -> Any:
+    """A plain config whose records name today's keywords too, with their defaults.
+
+    Code grows keywords whose default is what was done before. Records of code that is not there any
+    more stay as they are: building them says so.
+    """
+    if isinstance(value, list):
+        return [with_defaults(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    value = {key: with_defaults(item) for key, item in value.items()}
+    path = next((value[kind] for kind in (BIND, MAKE) if kind in value), None)
+    if path is None:
+        return value
+    try:
+        parameters = _keywords_of(resolve(path))
+    except SpecError:
+        return value
+    return plain(_defaults(parameters, value)) | value
+
+
 def resolve(path: str) -> Callable:
     """The function called `package.module:name`."""
     module_name, _, name = path.partition(":")
@@ -105,15 +126,10 @@ def _record(kind: str, function: Callable, keywords: dict[str, Any]) -> ConfigDi
         raise SpecError(f"{path} cannot be recorded: only importable names can")
     parameters = _keywords_of(function)
     _check_names(path, keywords, parameters)
-    defaults = {
-        name: parameter.default
-        for name, parameter in parameters.items()
-        if name not in keywords and _is_plain(parameter.default)
-    }
     # None has no type to parse a command line value by: a placeholder takes any.
     values = {
         name: config_dict.placeholder(object) if value is None else value
-        for name, value in {**keywords, **defaults}.items()
+        for name, value in {**keywords, **_defaults(parameters, keywords)}.items()
     }
     return ConfigDict({kind: path, **values}, convert_dict=True)
 
@@ -136,6 +152,15 @@ def _keywords_of(function: Callable) -> dict[str, inspect.Parameter]:
     named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(function).parameters.items()
     return {n: p for n, p in parameters if p.kind in named and n not in _WIRING}
+
+
+def _defaults(parameters: dict[str, inspect.Parameter], given: Any) -> dict[str, Any]:
+    """The plain defaults of keywords that were not given."""
+    return {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if name not in given and _is_plain(parameter.default)
+    }
 
 
 def _check_names(path: str, keywords: Any, parameters: dict[str, inspect.Parameter]) -> None:

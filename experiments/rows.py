@@ -158,11 +158,6 @@ def only(*scales: str) -> dict[str, str]:
     return {scale: scale for scale in scales}
 
 
-def missing(config: str) -> str:
-    """`Row.unavailable` of rows that wait for a config: "" as soon as its file is there."""
-    return "" if (FOLDER.parent / config).exists() else f"{config} does not exist yet"
-
-
 def ap(*values: float, source: str, verified: bool = True, **others: float) -> Published:
     """Published AP, AP50, AP75, APs, APm, APl in percent, as far as given, and other metrics."""
     names = ("AP", "AP50", "AP75", "APs", "APm", "APl")

@@ -127,6 +127,22 @@ def test_smoothed_focal(gamma, positive):
         np.testing.assert_array_equal(smoothed(0.0), 0.0)
 
 
+def test_the_other_form_of_the_focal_loss():
+    logits = jnp.asarray([[0.0, 2.0], [-80.0, 80.0]])
+    got = losses.focal_star(logits, jnp.asarray([1, 0]), alpha=0.25, gamma=2.0, beta=1.0)
+    # Row 0: background at x_t = 0, object at 2; row 1: both as wrong as they can be.
+    want = [
+        [0.75 * np.log1p(np.exp(-1.0)) / 2, 0.25 * np.log1p(np.exp(-5.0)) / 2],
+        [0.25 * 159 / 2, 0.75 * 159 / 2],
+    ]
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    # Steepness 1 without shift: weighted cross entropy.
+    plain = losses.focal_star(logits, jnp.asarray([1, 0]), alpha=0.5, gamma=1, beta=0)
+    np.testing.assert_allclose(
+        plain, losses.focal(logits, jnp.asarray([1, 0]), alpha=0.5, gamma=0), rtol=1e-6
+    )
+
+
 def test_other_labels_are_background():
     np.testing.assert_array_equal(
         losses.one_hot(jnp.asarray([-1, 0, 2, 3]), 3),

@@ -3,7 +3,7 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from anchors_jax import spec
+from anchors_jax import losses, spec
 from anchors_jax.spec import bind, build, make
 
 
@@ -65,3 +65,11 @@ def test_a_node_is_replaced_whole():
 def test_mistakes_are_named_when_the_config_is_read(call, message):
     with pytest.raises(spec.SpecError, match=message.replace("?", r"\?")):
         call()
+
+
+def test_records_of_earlier_code_get_the_keywords_that_came_later():
+    record = spec.plain(spec.bind(losses.focal, gamma=1.5))
+    earlier = {"loss": {key: record[key] for key in record if key != "alpha"}, "steps": [record]}
+    assert spec.with_defaults(earlier) == {"loss": record, "steps": [record]}
+    gone = {"bind": "anchors_jax.losses:no_such_loss", "gamma": 1.5}
+    assert spec.with_defaults(gone) == gone

@@ -75,7 +75,8 @@ def assign(
         anchor, valid = _nearest(objects, boxes, usable, anchors.level_counts, sizes)
         overlap = geometry.iou(objects[:, None], boxes[anchor])
         enough = _above_threshold(overlap, valid, tie_tolerance)
-        positive = valid & enough & _centre_inside(boxes[anchor], objects, centre_margin)
+        inside = primitives.centre_inside(boxes[anchor], objects[:, None], margin=centre_margin)
+        positive = valid & enough & inside
         rows = jnp.where(used, slots, targets.valid.shape[0])  # unused rows are dropped
         parts = _Candidates(anchor, overlap, positive)
         return _Candidates(
@@ -121,13 +122,6 @@ def _above_threshold(overlap: Array, valid: Array, tolerance: float) -> Array:
     spread = jnp.sum(jnp.where(valid, jnp.square(overlap - mean), 0.0), axis=1, keepdims=True)
     threshold = mean + jnp.sqrt(spread / jnp.maximum(count - 1.0, 1.0))
     return overlap >= threshold * (1.0 - tolerance)
-
-
-def _centre_inside(boxes: Array, objects: Array, margin: float) -> Array:
-    """Whether the centres of boxes [b, n, 4] lie more than `margin` inside objects [b, 4]."""
-    centre = geometry.to_centres(boxes)[..., :2]
-    low, high = centre - objects[:, None, :2], objects[:, None, 2:] - centre
-    return jnp.all(jnp.minimum(low, high) > margin, axis=-1)
 
 
 def _owners(found: _Candidates, count: int) -> tuple[Array, Array]:

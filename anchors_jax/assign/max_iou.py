@@ -35,6 +35,7 @@ def assign(
     ignore_iof: float | None = 0.5,
     tie_tolerance: float = 1e-5,
     claim_without_overlap: bool = False,
+    centre_margin: float | None = None,
 ) -> Assignment:
     """Positives, negatives and ignored anchors of one image, by IoU.
 
@@ -56,6 +57,9 @@ def assign(
             near 1000 px carry 6e-5 px of rounding, about 1e-5 of the IoU of the smallest anchors.
         claim_without_overlap: let an object that meets no anchor claim all anchors it does not
             meet, as the references do.
+        centre_margin: positives whose centre does not lie more than this inside their object, in
+            pixels, are ignored instead: "In GT Box" of ATSS's Table 1, whose code has 0.01. None:
+            centres may lie anywhere.
     """
     usable = anchors.valid & ~primitives.in_crowd(anchors.boxes, targets, ignore_iof=ignore_iof)
     match = primitives.largest_iou(
@@ -70,8 +74,8 @@ def assign(
     )
     positive = usable & ((match.iou >= positive_iou) | match.claimed)
     gt = match.claiming_owner if low_quality_owner == "claiming" else match.owner
-    return Assignment(
-        gt=jnp.where(positive, gt, 0),
-        positive=positive,
-        ignored=~usable | (~positive & (match.iou >= negative_iou)),
-    )
+    ignored = ~usable | (~positive & (match.iou >= negative_iou))
+    if centre_margin is not None:
+        inside = primitives.centre_inside(anchors.boxes, targets.boxes[gt], margin=centre_margin)
+        positive, ignored = positive & inside, ignored | (positive & ~inside)
+    return Assignment(gt=jnp.where(positive, gt, 0), positive=positive, ignored=ignored)

@@ -32,7 +32,7 @@ from anchors_jax.assign import primitives
 from anchors_jax.types import Anchors, Assignment, Targets
 
 LogLikelihood = Float[Array, "G A"] | Callable[[Array], Array]
-Separation = Literal["a", "b", "c", "c_members", "d"]
+Separation = Literal["a", "b", "c", "c_members", "d", "fixed_number", "fixed_range"]
 
 # Objects per step when candidates are ranked.
 _BLOCK = 4
@@ -58,6 +58,8 @@ def assign(
     min_candidates: int = 1,
     ignore_iof: float = 0.5,
     tie_tolerance: float = 1e-5,
+    fixed_number: int = 10,
+    least_score: float = 0.1,
     fit: Callable[..., mixture.Mixture] = mixture.fit,
 ) -> Assignment:
     """Positives by likelihood, and the anchors that the schemes "b" and "d" leave out.
@@ -81,12 +83,16 @@ def assign(
             "c_members": positive are members of the low component up to f (MMDetection).
             "d": positive up to f; members of the low component beyond it ignored.
             Where no candidate belongs to the low component, "b", "c" and "d" take all.
+            "fixed_number", "fixed_range": without the mixture, the rules that the paper compares
+            with: the `fixed_number` best, or all with a score exp(-loss) above `least_score`.
         min_candidates: objects with fewer candidates get no positive. A single one is positive
             without a mixture (MMDetection: 2).
         ignore_iof: anchors with more than this share of their area inside a crowd region are
             ignored before anything else.
         tie_tolerance: IoUs within this share of an object's largest count as equal to it. A small
             object inside many anchors of equal size needs them all as candidates.
+        fixed_number, least_score: of the separations called after them; the paper's values are in
+            tables that could not be read.
         fit: (losses [C], used [C]) -> Mixture.
     """
     sets = candidate_sets(
@@ -100,7 +106,13 @@ def assign(
         tie_tolerance=tie_tolerance,
     )
     fitted = jax.vmap(fit)(sets.loss, sets.used)
-    cut = functools.partial(separate, scheme=separation, min_candidates=min_candidates)
+    cut = functools.partial(
+        separate,
+        scheme=separation,
+        min_candidates=min_candidates,
+        fixed_number=fixed_number,
+        least_score=least_score,
+    )
     chosen, left_out = jax.vmap(cut)(sets.loss, sets.used, fitted)
     # No anchor is a candidate twice, so the order of these writes does not matter.
     count = anchors.boxes.shape[0]
@@ -183,20 +195,25 @@ def separate(
     *,
     scheme: Separation = "c",
     min_candidates: int = 1,
+    fixed_number: int = 10,
+    least_score: float = 0.1,
 ) -> tuple[Bool[Array, "C"], Bool[Array, "C"]]:
     """Positive and ignored candidates of one object, from losses in increasing order.
 
     Arguments as in `assign`. The peak of a component is the first of its members with the largest
     density of the whole mixture; a candidate equally likely under both belongs to the low one.
     """
+    none, count = jnp.zeros_like(used), jnp.sum(used)
+    rank = jnp.arange(used.shape[0])
+    if scheme in ("fixed_number", "fixed_range"):
+        chosen = rank < fixed_number if scheme == "fixed_number" else jnp.exp(-loss) > least_score
+        return used & chosen & (count >= min_candidates), none
     joint = mixture.log_joint(loss, fitted)
     density = jnp.logaddexp(joint[0], joint[1])
     low = used & (joint[0] >= joint[1])
     high = used & ~low
-    rank = jnp.arange(used.shape[0])
     peak, other = (jnp.argmax(jnp.where(part, density, -jnp.inf)) for part in (low, high))
     upto = used & ((rank <= peak) | ~jnp.any(low))
-    none = jnp.zeros_like(used)
     positive, ignored = {
         "a": (low, none),
         "b": (upto, used & ~upto & (rank < other) & jnp.any(high)),
@@ -204,7 +221,6 @@ def separate(
         "c_members": (upto & low, none),
         "d": (upto, low & ~upto),
     }[scheme]
-    count = jnp.sum(used)
     positive = jnp.where(count == 1, used, positive) & (count >= min_candidates)
     return positive, ignored & (count > 1)
 

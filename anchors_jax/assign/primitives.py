@@ -147,6 +147,15 @@ def largest_iou(
     return fold(body, start, targets.boxes, targets.objects, block=_MATCH_BLOCK)
 
 
+def centre_inside(
+    boxes: Float[Array, "*#n 4"], objects: Float[Array, "*#n 4"], *, margin: float
+) -> Bool[Array, "*n"]:
+    """Whether the centres of boxes lie more than `margin` pixels inside objects."""
+    centre = geometry.to_centres(boxes)[..., :2]
+    low, high = centre - objects[..., :2], objects[..., 2:] - centre
+    return jnp.all(jnp.minimum(low, high) > margin, axis=-1)
+
+
 def best_iou(
     boxes: Float[Array, "A 4"], usable: Bool[Array, "A"], targets: Targets
 ) -> Float[Array, "G"]:

@@ -57,6 +57,8 @@ def objective(
     quality_weight: float = 1.0,
     box_weight_by_quality: bool = False,
     likelihood: Callable[..., Any] | None = None,
+    box_quality: Callable[..., Array] | None = None,
+    mine: Callable[..., Array] | None = None,
 ) -> Objective:
     """A dense objective from its parts.
 
@@ -75,6 +77,12 @@ def objective(
       box_weight_by_quality: weigh each box loss with its quality target.
       likelihood: (predictions, anchors, targets) -> what `assign` wants to know about predictions;
         no gradient passes through it.
+      box_quality: a function of `anchors_jax.quality` that is told the predicted box twice, as the
+        object too: the quality of detections where the head predicts none. `quality.centerness`
+        says how central an anchor lies in the box that it predicts (FCOS's ablation).
+      mine: (class and box loss [A], anchors, positive [A], candidates [A]) -> [A], which anchors
+        are trained: `mining.online`. All others are then as if ignored, and N counts the chosen
+        ones, positive or not (the divisor of Fast R-CNN's minibatch). None: all are trained.
 
     Raises:
       ValueError: `quality_loss` or `box_weight_by_quality` without `quality_target`; or, when the
@@ -98,11 +106,25 @@ def objective(
         predictions: DensePredictions, anchors: Anchors, targets: Targets
     ) -> tuple[Terms, dict[str, Array]]:
         assignment = match(predictions, anchors, targets)
-        positive, matched = assignment.positive, matched_boxes(assignment, anchors, targets)
-        count = jnp.maximum(jnp.sum(positive, dtype=jnp.float32), count_floor)
+        statistics = assignment_statistics(assignment, targets) | assignment.signals
+        matched = matched_boxes(assignment, anchors, targets)
+        box_losses = regress(predictions.codes, anchors.boxes, matched, assignment.positive)
+        trained = assignment.positive
+        if mine is not None:
+            labels = class_labels(assignment, targets, num_classes=predictions.logits.shape[-1])
+            both = class_weight * jnp.sum(class_loss(predictions.logits, labels), axis=-1)
+            both = lax.stop_gradient(both + box_weight * box_losses)
+            candidates = anchors.valid & ~assignment.ignored
+            trained = mine(both, anchors, assignment.positive, candidates)
+            assignment = assignment.replace(
+                positive=assignment.positive & trained, ignored=~trained
+            )
+            box_losses = jnp.where(assignment.positive, box_losses, 0.0)
+            statistics["hard_examples"] = jnp.sum(trained, dtype=jnp.float32)
+        positive = assignment.positive
+        count = jnp.maximum(jnp.sum(trained, dtype=jnp.float32), count_floor)
         class_total = class_sum(predictions, anchors, targets, assignment, class_loss=class_loss)
         terms = {"class": Term(total=class_weight * class_total, count=count)}
-        box_losses = regress(predictions.codes, anchors.boxes, matched, positive)
         box_count = count
         if quality_target is not None:
             quality = judge(predictions.codes, anchors, matched, positive)
@@ -112,9 +134,10 @@ def objective(
             if box_weight_by_quality:
                 box_losses, box_count = quality * box_losses, jnp.sum(quality)
         terms["box"] = Term(total=box_weight * jnp.sum(box_losses), count=box_count)
-        return terms, assignment_statistics(assignment, targets) | assignment.signals
+        return terms, statistics
 
-    return Objective(loss=loss, decode=functools.partial(decode, codec=codec), match=match)
+    read = functools.partial(decode, codec=codec, box_quality=box_quality)
+    return Objective(loss=loss, decode=read, match=match)
 
 
 def class_labels(assignment: Assignment, targets: Targets, *, num_classes: int) -> Int[Array, "A"]:
@@ -211,14 +234,23 @@ def decode(
     image_size: Int[Array, "2"],
     *,
     codec: Codec,
+    box_quality: Callable[..., Array] | None = None,
 ) -> Candidates:
-    """Boxes clipped to the image (height, width) and sigmoid scores of every anchor."""
+    """Boxes clipped to the image (height, width) and sigmoid scores of every anchor.
+
+    Their quality is what the head predicts or else `box_quality` of the boxes before clipping.
+    """
     scores = jax.nn.sigmoid(predictions.logits.astype(jnp.float32))
-    quality = predictions.quality
+    decoded = codec.decode(predictions.codes, anchors.boxes)
+    quality = None
+    if predictions.quality is not None:
+        quality = jax.nn.sigmoid(predictions.quality.astype(jnp.float32))
+    elif box_quality is not None:
+        quality = box_quality(decoded, decoded, anchors)
     return Candidates(
-        boxes=boxes.clip(codec.decode(predictions.codes, anchors.boxes), image_size),
+        boxes=boxes.clip(decoded, image_size),
         scores=jnp.where(anchors.valid[:, None], scores, 0.0),
-        quality=None if quality is None else jax.nn.sigmoid(quality.astype(jnp.float32)),
+        quality=quality,
         shape=anchors.shape,
         level_counts=anchors.level_counts,
     )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from anchors_jax import losses
+from anchors_jax import losses, quality
 from anchors_jax.spec import bind
 from experiments import protocol
 from experiments.rows import Published, Row, Table, ap, suffix
@@ -99,14 +99,14 @@ CENTERNESS = Table(
     "them.",
     setting=ABLATION,
     baseline="branch",
-    expect=(("branch", "none"),),
+    expect=(("branch", "none"), ("branch", "from_boxes")),
     rows=(
         _row("none", "none", NO_QUALITY, 33.5, "centerness table"),
-        Row(
-            key="from_boxes",
-            label="computed from the predicted box",
-            published=_published("centerness table", 33.5),
-            unavailable="centerness of the predicted box is no score that decoding knows",
+        _row(
+            *("from_boxes", "computed from the predicted box"),
+            {**NO_QUALITY, f"{OBJECTIVE}.box_quality": bind(quality.centerness)},
+            *(33.5, "centerness table"),
+            reuse="none",
         ),
         _row("branch", "its own branch", {}, 37.1, "centerness table"),
     ),

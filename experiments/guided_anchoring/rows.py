@@ -3,18 +3,15 @@
 from typing import Any
 
 from experiments import protocol
-from experiments.rows import Published, Row, Table, ap, missing, only
+from experiments.rows import Published, Row, Table, ap, only
 
 PAPER = "guided_anchoring"
 CONFIG = "configs/guided_anchoring.py"
-WAITS = missing(CONFIG)
 TWO_STAGE = "proposals and two-stage detectors are not built"
 RETOLD = "Guided Anchoring, as retold in public notes"
 
 
-def _detection(
-    key: str, label: str, config: str, *values: float, unavailable: str = "", **backbone: int
-) -> Row:
+def _detection(key: str, label: str, config: str, *values: float, **backbone: int) -> Row:
     return Row(
         key=key,
         label=label,
@@ -22,7 +19,6 @@ def _detection(
         overrides={f"detector.model.backbone.{name}": size for name, size in backbone.items()},
         words=only("paper") if backbone else None,
         published=ap(*values, source=f"{RETOLD}, Table 2", verified=False),
-        unavailable=unavailable,
     )
 
 
@@ -47,7 +43,6 @@ DETECTION = Table(
         ),
         _detection(
             *("ga_retinanet", "GA-RetinaNet", CONFIG, 37.1, 56.9, 40.0, 20.1, 40.1, 48.0),
-            unavailable=WAITS,
         ),
         _two_stage("fast_rcnn", "Fast R-CNN", 37.1, 59.6, 39.7, 20.7, 39.5, 47.1),
         _two_stage("ga_fast_rcnn", "GA-Fast R-CNN", 39.4, 59.4, 42.8, 21.6, 41.9, 50.4),
@@ -106,7 +101,7 @@ OBJECTIVE = "detector.objective"
 
 
 def _part(key: str, label: str, **others: Any) -> Row:
-    return Row(key=key, label=label, config=CONFIG, unavailable=WAITS, **others)
+    return Row(key=key, label=label, config=CONFIG, **others)
 
 
 def _gate(key: str, value: float) -> Row:
@@ -156,7 +151,6 @@ def _zoo(key: str, label: str, config: str, value: float, **backbone: int) -> Ro
         words=only("paper") if backbone else None,
         overrides={f"detector.model.backbone.{name}": size for name, size in backbone.items()},
         published=ap(value, source="MMDetection's model zoo"),
-        unavailable=WAITS if config == CONFIG else "",
     )
 
 

@@ -103,9 +103,10 @@ SCHEMES = Table(
     key="separation",
     title="Where the candidates are cut",
     claim="All four schemes work; (c) is the most stable. A fixed number or a fixed range of "
-    "positives is worse.",
-    setting=f"{ABLATION}; values not accessible",
+    "positives is worse; scores above 0.3 alone do not train.",
+    setting=f"{ABLATION}; values not accessible, numbers and ranges ours",
     baseline="c",
+    expect=(("c", "number10"), ("c", "range3")),
     overrides=LONG,
     rows=(
         *(
@@ -122,8 +123,26 @@ SCHEMES = Table(
                 f"{OBJECTIVE}.assign.separation": "c_members",
             },
         ),
-        Row(key="fnp", label="a fixed number of positives", unavailable="not built"),
-        Row(key="fsr", label="a fixed range of scores", unavailable="not built"),
+        *(
+            _row(
+                *(f"number{count}", f"the {count} best"),
+                overrides={
+                    f"{OBJECTIVE}.assign.separation": "fixed_number",
+                    f"{OBJECTIVE}.assign.fixed_number": count,
+                },
+            )
+            for count in (5, 10, 20)
+        ),
+        *(
+            _row(
+                *(f"range{round(10 * least)}", f"scores above {least:g}"),
+                overrides={
+                    f"{OBJECTIVE}.assign.separation": "fixed_range",
+                    f"{OBJECTIVE}.assign.least_score": least,
+                },
+            )
+            for least in (0.1, 0.2, 0.3)
+        ),
     ),
 )
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from anchors_jax import losses
+from anchors_jax import losses, mining
 from anchors_jax.data import transforms
 from anchors_jax.spec import bind, make
 from configs import common
@@ -134,12 +134,21 @@ ANCHORS = Table(
 )
 
 
-def _ohem(batch: int, nms: float, value: float) -> Row:
+def _ohem(number: int, nms: float, value: float, negatives: int | None = None) -> Row:
+    proportion = "" if negatives is None else f", 1 : {negatives}"
     return Row(
-        key=f"ohem{batch}_{round(10 * nms)}",
-        label=f"OHEM, {batch} anchors, NMS {nms}",
+        key=f"ohem{number}_{round(10 * nms)}" + ("" if negatives is None else f"_{negatives}"),
+        label=f"OHEM, {number} anchors, NMS {nms}{proportion}",
+        config=CONFIG,
+        overrides={
+            # Half of it, twice: cross entropy without weights.
+            "detector.objective.class_loss": bind(losses.focal, alpha=0.5, gamma=0.0),
+            "detector.objective.class_weight": 2.0,
+            "detector.objective.mine": bind(
+                mining.online, number=number, iou_threshold=nms, negatives_per_positive=negatives
+            ),
+        },
         published=_published("1d", value),
-        unavailable="hard example mining by NMS is not built for dense heads",
     )
 
 
@@ -149,7 +158,8 @@ MINING = Table(
     claim="Focal loss, which samples nothing, beats the best mining by more than 3 AP.",
     setting="COCO 2017, ResNet-101-FPN, 600 px, 90k steps of 16, val2017 (minival)",
     baseline="focal",
-    overrides={"paper": AT_600},
+    overrides={"paper": {**AT_600, "detector.model.backbone.depth": 101}},
+    expect=(("focal", "ohem128_5"), ("ohem128_5", "ohem512_5")),
     rows=(
         _ohem(128, 0.7, 31.1),
         _ohem(256, 0.7, 31.8),
@@ -157,14 +167,46 @@ MINING = Table(
         _ohem(128, 0.5, 32.8),
         _ohem(256, 0.5, 31.0),
         _ohem(512, 0.5, 27.6),
+        _ohem(128, 0.5, 31.1, 3),
+        _ohem(256, 0.5, 28.3, 3),
+        _ohem(512, 0.5, 24.0, 3),
         Row(
             key="focal",
             label="focal loss",
             config=CONFIG,
-            words=only("paper"),
-            overrides={"detector.model.backbone.depth": 101},
             published=_published("1d", 36.0, 54.9, 38.7),
         ),
+    ),
+)
+
+
+def _star(gamma: float, beta: float, value: float) -> Row:
+    return Row(
+        key=f"star{gamma:g}_{beta:g}",
+        label=f"FL*, gamma {gamma:g}, beta {beta:g}",
+        config=CONFIG,
+        overrides={
+            "detector.objective.class_loss": bind(
+                losses.focal_star, alpha=0.25, gamma=gamma, beta=beta
+            )
+        },
+        published=_published("3", value),
+    )
+
+
+STAR = Table(
+    key="3",
+    title="The other form of the focal loss",
+    claim="The exact form does not matter: any loss that is low for well-classified anchors works.",
+    setting=ABLATION,
+    baseline="focal",
+    overrides={"paper": AT_600},
+    expect=(("star2_1", "ce"), ("star4_0", "ce")),
+    rows=(
+        _focal("ce", "cross entropy, alpha 0.75", 0.75, 0.0, "3", 31.1),
+        _focal("focal", "focal loss", 0.25, 2.0, "3", 34.0),
+        _star(2.0, 1.0, 33.8),
+        _star(4.0, 0.0, 33.9),
     ),
 )
 
@@ -236,4 +278,4 @@ BACKBONES = Table(
     ),
 )
 
-TABLES = (ALPHA, GAMMA, ANCHORS, MINING, SIZES, BACKBONES)
+TABLES = (ALPHA, GAMMA, ANCHORS, MINING, STAR, SIZES, BACKBONES)

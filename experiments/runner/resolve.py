@@ -23,6 +23,7 @@ INFERENCE = (
     "detector.objective.min_anchor_score",
     "detector.objective.key",
     "detector.objective.gate",
+    "detector.objective.box_quality",
     "data.eval",
     "data.eval_transforms",
     "evaluation",

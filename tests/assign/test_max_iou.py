@@ -23,6 +23,7 @@ assign = jax.jit(
         "low_quality_owner",
         "assign_all_ties",
         "ignore_iof",
+        "centre_margin",
         "claim_without_overlap",
         "tie_tolerance",
     ),
@@ -161,6 +162,20 @@ def test_an_object_that_meets_no_anchor_claims_none():
     np.testing.assert_array_equal(coded(assign(anchors, targets)), [-1, -1])
     reference = assign(anchors, targets, claim_without_overlap=True)
     np.testing.assert_array_equal(coded(reference), [1, 1])
+
+
+def test_positives_with_their_centre_outside_the_object_are_ignored():
+    # Centres at x = 5, 10, 10.01 and 16 of an object from 0 to 10, and one claimed from afar.
+    boxes = [[0, 0, 10, 10], [5, 0, 15, 10], [5.01, 0, 15.01, 10], [11, 0, 21, 10], [50, 0, 60, 10]]
+    anchors = anchors_of(np.asarray(boxes, np.float32))
+    targets = targets_of([[0, 0, 10, 10], [56, 0, 70, 10]])
+    keywords = {"positive_iou": 0.3, "negative_iou": 0.2}
+    free = coded(assign(anchors, targets, **keywords))
+    np.testing.assert_array_equal(free, [0, 0, 0, NEGATIVE, 1])
+    bound = assign(anchors, targets, **keywords, centre_margin=0.01)
+    np.testing.assert_array_equal(coded(bound), [0, IGNORED, IGNORED, NEGATIVE, IGNORED])
+    inside = assign(anchors, targets, **keywords, centre_margin=-1.5)
+    np.testing.assert_array_equal(coded(inside), [0, 0, 0, NEGATIVE, 1])
 
 
 def test_only_the_first_of_equal_anchors():

@@ -152,6 +152,24 @@ def test_degenerate_sets():
     assert not any(mask.any() for mask in jax.tree.leaves(nothing))
 
 
+@pytest.mark.parametrize(
+    ("keywords", "count"),
+    [
+        ({"scheme": "fixed_number", "fixed_number": 2}, 2),
+        ({"scheme": "fixed_number", "fixed_number": 9}, 4),
+        ({"scheme": "fixed_range", "least_score": 0.3}, 2),  # strictly above
+        ({"scheme": "fixed_range", "least_score": 0.9}, 0),
+        ({"scheme": "fixed_number", "fixed_number": 2, "min_candidates": 5}, 0),
+    ],
+)
+def test_cuts_that_need_no_mixture(keywords, count):
+    scores = jnp.asarray([0.8, 0.5, 0.3, 0.1, 1.0, 1.0])
+    loss, used = -jnp.log(scores), jnp.arange(6) < 4
+    positive, ignored = paa.separate(loss, used, mixture.fit(loss, used), **keywords)
+    np.testing.assert_array_equal(positive, np.arange(6) < count)
+    assert not ignored.any()
+
+
 def test_without_a_low_component_all_are_positive():
     high = mixture.Mixture(
         origin=jnp.float32(0.0),

@@ -189,3 +189,18 @@ def test_candidates_carry_the_quality_apart():
     )
     assert plain.quality is None
     np.testing.assert_array_equal(plain.scores, candidates.scores)
+
+
+def test_detections_can_be_judged_by_their_own_boxes():
+    predictions = predictions_of()
+    bare = predictions.replace(quality=None)
+    size = jnp.asarray([32, 40])
+    objective = objective_of(quality_loss=None, box_quality=quality.centerness)
+    found = objective.decode(bare, ANCHORS, size)
+    distances = np.exp(np.asarray(bare.codes, np.float64)).reshape(-1, 2, 2)  # (l, t), (r, b)
+    ratio = distances.min(axis=1) / distances.max(axis=1)
+    np.testing.assert_allclose(found.quality, np.sqrt(ratio.prod(axis=1)), rtol=1e-5)
+    # A head that predicts the quality knows better.
+    predicted = objective.decode(predictions, ANCHORS, size)
+    np.testing.assert_allclose(predicted.quality, jax.nn.sigmoid(predictions.quality), rtol=1e-6)
+    assert objective_of(quality_loss=None).decode(bare, ANCHORS, size).quality is None

@@ -120,30 +120,6 @@ def test_a_rich_image_does_not_lend_its_negatives():
     np.testing.assert_array_equal(statistics["hard_negatives"], [3, 0])
 
 
-class TestHardest:
-    choose = staticmethod(jax.jit(ssd.hardest))
-
-    @pytest.mark.parametrize("count", [0, 1, 7, 60, 200])
-    def test_equals_a_stable_ranking(self, count):
-        random = np.random.default_rng(count)
-        values = random.exponential(1.0, 200).astype(np.float32)
-        values[::3] = np.float32(1.25)  # ties
-        values[::17] = 0.0
-        candidates = random.uniform(size=200) < 0.6
-        ranked = np.argsort(-np.where(candidates, values, -1), kind="stable")
-        want = np.zeros(200, bool)
-        want[ranked[:count]] = True
-        np.testing.assert_array_equal(self.choose(values, candidates, count), want & candidates)
-
-    def test_extreme_values(self):
-        values = jnp.float32([0.0, 3e38, 1e-42, np.inf, -1e-7])
-        every = jnp.ones(5, bool)
-        np.testing.assert_array_equal(
-            self.choose(values, every, 2), [False, True, False, True, False]
-        )
-        assert self.choose(values, every, 9).all()
-
-
 def test_heads_that_do_not_fit_the_grid_are_named():
     predictions, anchors, targets = scene(VARIED, [])
     short = predictions.replace(logits=predictions.logits[1:], codes=predictions.codes[1:])

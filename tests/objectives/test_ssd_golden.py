@@ -10,7 +10,7 @@ import pytest
 from golden_cases import cases
 
 from anchors_jax import anchors as make
-from anchors_jax import codecs, losses
+from anchors_jax import codecs, losses, mining
 from anchors_jax.assign import bipartite, max_iou
 from anchors_jax.objectives import dense, ssd
 
@@ -97,7 +97,7 @@ def test_matches_and_hard_negatives_agree_with_the_reference(case, prefix):
     def one(prediction, anchors, target):
         found = objective.match(prediction, anchors, target)
         labels = dense.class_labels(found, target, num_classes=num_classes)
-        hard = ssd.hardest(
+        hard = mining.hardest(
             losses.cross_entropy(prediction.logits, labels),
             ~found.positive,
             params["neg_pos_ratio"] * found.positive.sum(dtype=jnp.int32),
