@@ -1,9 +1,14 @@
 """Command lines of this folder: what is wrong with one is said in a sentence."""
 
 import argparse
+import os
 import pathlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import NoReturn
+
+# By name: the modules that raise them are imported late, as commands want to answer at once.
+_NOT_UNDERSTOOD = {"UsageError", "RowError", "SpaceError"}
 
 
 class UsageError(ValueError):
@@ -58,8 +63,6 @@ def check(scale: str, extra: Sequence[str]) -> list[str]:
       UsageError: no such scale, or a word that would change what a row is.
     """
     from anchors_jax.results import PATHS
-    from anchors_jax.spec import nearest
-    from experiments.rows import SCALES
 
     for word in extra:
         key = word.partition("=")[0]
@@ -68,9 +71,17 @@ def check(scale: str, extra: Sequence[str]) -> list[str]:
                 f"{key}: only where data is kept may be set ({', '.join(PATHS)}); what a row is "
                 "stands in its rows.py"
             )
+    known_scale(scale)
+    return list(extra)
+
+
+def known_scale(scale: str) -> None:
+    """Raise UsageError, naming the nearest, if there is no such scale."""
+    from anchors_jax.spec import nearest
+    from experiments.rows import SCALES
+
     if scale not in SCALES:
         raise UsageError(f"no scale {scale!r}{nearest(scale, SCALES)}")
-    return list(extra)
 
 
 def positive(text: str) -> int:
@@ -78,3 +89,39 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
     return int(text)
+
+
+def exit_status(
+    run: Callable[[Sequence[str]], int | None],
+    words: Sequence[str],
+    *,
+    usage: str,
+    stopped: str = "the same command continues",
+) -> int:
+    """Run a command line and say in a sentence what was wrong with it.
+
+    Args:
+      run: what to do with the words; returns the exit status, None for 0.
+      words: of the command line.
+      usage: printed for --help, and where there are no words.
+      stopped: what the user who presses Ctrl-C should know.
+
+    Returns:
+      0, or 1: it failed, 2: the command line is not understood, 130: it was stopped.
+    """
+    if not words or {"help", "--help", "-h"} & set(words):
+        print(usage)
+        return 0 if words else 2
+    try:
+        return run(words) or 0
+    except KeyboardInterrupt:
+        print(f"\nstopped; {stopped}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head` has read what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        if "--debug" in words:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2 if type(error).__name__ in _NOT_UNDERSTOOD else 1

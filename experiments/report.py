@@ -4,10 +4,13 @@ Reads the result files that experiments.run writes. A number that is in no resul
 table.
 """
 
+import argparse
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
+
+from experiments.flags import Parser, UsageError, exit_status, known_scale
 
 USAGE = """\
 usage: python -m experiments.report PAPER|all|FOLDER [--runs=runs] [--scales=paper,bench]
@@ -67,30 +70,38 @@ def of_folder(folder: pathlib.Path) -> list[str]:
     return [text]
 
 
-def run(words: Sequence[str]) -> None:
-    """Do what a command line says."""
-    from anchors_jax.spec import nearest
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The command line.
+
+    Raises:
+      UsageError: a flag, a scale or a value is not understood; names the nearest.
+    """
     from experiments import rows
 
-    flags = {"--runs": "runs", "--scales": ",".join(SCALES)}
-    names = []
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not word.startswith("-"):
-            names.append(word)
-        elif name in flags and equals:
-            flags[name] = value
-        else:
-            raise ValueError(f"no flag {word!r}{nearest(name, flags)}")
-    scales = flags["--scales"].split(",")
-    for scale in scales:
-        if scale not in rows.SCALES:
-            raise ValueError(f"--scales: no scale {scale!r}{nearest(scale, rows.SCALES)}")
-    for name in rows.PAPERS if names == ["all"] else names:
+    parser = Parser()
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"))
+    parser.add_argument("--scales", type=lambda text: text.split(","), default=list(SCALES))
+    values, rest = parser.parse(words)
+    if rest:
+        raise UsageError(f"{rest[0]}: tables show what was run; nothing can be set here")
+    for scale in values.scales:
+        known_scale(scale)
+    if values.names == ["all"]:
+        values.names = list(rows.PAPERS)
+    return values
+
+
+def run(words: Sequence[str]) -> None:
+    """Do what a command line says."""
+    from experiments import rows
+
+    values = parse(words)
+    for name in values.names:
         if name not in rows.PAPERS and pathlib.Path(name).is_dir():
             lines = of_folder(pathlib.Path(name))
         else:
-            lines = of_paper(name, runs=pathlib.Path(flags["--runs"]), scales=scales)
+            lines = of_paper(name, runs=values.runs, scales=values.scales)
         print("\n".join(lines))
 
 
@@ -98,15 +109,7 @@ def main(words: Sequence[str]) -> int:
     """Run one command line; returns the exit status."""
     from experiments import rows
 
-    if not words or {"help", "--help", "-h"} & set(words):
-        print(USAGE.format(papers=", ".join(rows.PAPERS)))
-        return 0 if words else 2
-    try:
-        run(words)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(run, words, usage=USAGE.format(papers=", ".join(rows.PAPERS)))
 
 
 if __name__ == "__main__":

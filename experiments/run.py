@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.flags import UsageError, check, positive, table_parser
+from experiments.flags import check, exit_status, positive, table_parser
 
 USAGE = """\
 usage: python -m experiments.run PAPER [TABLE ...] [flags]
@@ -125,22 +125,9 @@ def main(words: Sequence[str]) -> int:
     os.environ.pop("JAX_PLATFORMS")
     if chosen is not None:
         os.environ["JAX_PLATFORMS"] = chosen
-    from experiments.rows import PAPERS, RowError
+    from experiments.rows import PAPERS
 
-    if not words or words[0] in ("help", "--help", "-h"):
-        print(USAGE.format(papers=", ".join(PAPERS)))
-        return 0 if words else 2
-    try:
-        return run(words)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command continues", file=sys.stderr)
-        return 130
-    except (RowError, UsageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+    return exit_status(run, words, usage=USAGE.format(papers=", ".join(PAPERS)))
 
 
 if __name__ == "__main__":

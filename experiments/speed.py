@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.flags import UsageError, check, positive, table_parser
+from experiments.flags import check, exit_status, positive, table_parser
 
 USAGE = """\
 usage: python -m experiments.speed PAPER [TABLE ...] [flags]
@@ -118,23 +118,14 @@ def main(words: Sequence[str]) -> int:
     keep_compiled()
     # Libraries' notes on their own housekeeping; faults reach the user as exceptions.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    from experiments.rows import PAPERS, RowError
+    from experiments.rows import PAPERS
 
-    if not words or words[0] in ("help", "--help", "-h"):
-        print(USAGE.format(papers=", ".join(PAPERS)))
-        return 0 if words else 2
-    try:
-        run(words)
-    except KeyboardInterrupt:
-        print("\nstopped; nothing of the last table was written", file=sys.stderr)
-        return 130
-    except (RowError, UsageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(
+        run,
+        words,
+        usage=USAGE.format(papers=", ".join(PAPERS)),
+        stopped="nothing of the last table was written",
+    )
 
 
 if __name__ == "__main__":

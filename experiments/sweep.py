@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.flags import Parser, UsageError
+from experiments.flags import Parser, UsageError, exit_status
 
 USAGE = """\
 usage: python -m experiments.sweep --config=FILE.py[:VARIANT] --space=SPACE --workdir=DIR [flags]
@@ -183,24 +183,11 @@ def line(ended: Any, objectives: Sequence[str]) -> str:
 
 def main(words: Sequence[str]) -> int:
     """Run one command line; returns the exit status (1: failed, 2: not understood)."""
-    if not words or {"help", "--help", "-h"} & set(words):
-        print(USAGE)
-        return 0 if words else 2
     from anchors_jax.__main__ import keep_compiled
 
     keep_compiled()
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        run(words)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command continues", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        if "--debug" in words:
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2 if type(error).__name__ in ("UsageError", "SpaceError") else 1
-    return 0
+    return exit_status(run, words, usage=USAGE)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from anchors_jax import losses, mining
 from anchors_jax.data import transforms
 from anchors_jax.spec import bind, make
@@ -41,15 +43,18 @@ def _published(table: str, *values: float) -> Published:
     return ap(*values, source=f"Focal Loss, Table {table}")
 
 
-def _focal(key: str, label: str, alpha: float, gamma: float, table: str, *values: float) -> Row:
-    where = "detector.objective.class_loss"
+def _loss(key: str, label: str, loss: ConfigDict, table: str, *values: float) -> Row:
     return Row(
         key=key,
         label=label,
         config=CONFIG,
-        overrides={f"{where}.alpha": alpha, f"{where}.gamma": gamma},
+        overrides={"detector.objective.class_loss": loss},
         published=_published(table, *values),
     )
+
+
+def _focal(key: str, label: str, alpha: float, gamma: float, table: str, *values: float) -> Row:
+    return _loss(key, label, bind(losses.focal, alpha=alpha, gamma=gamma), table, *values)
 
 
 def _alpha(key: str, alpha: float, *values: float) -> Row:
@@ -181,17 +186,9 @@ MINING = Table(
 
 
 def _star(gamma: float, beta: float, value: float) -> Row:
-    return Row(
-        key=f"star{gamma:g}_{beta:g}",
-        label=f"FL*, gamma {gamma:g}, beta {beta:g}",
-        config=CONFIG,
-        overrides={
-            "detector.objective.class_loss": bind(
-                losses.focal_star, alpha=0.25, gamma=gamma, beta=beta
-            )
-        },
-        published=_published("3", value),
-    )
+    loss = bind(losses.focal_star, alpha=0.25, gamma=gamma, beta=beta)
+    label = f"FL*, gamma {gamma:g}, beta {beta:g}"
+    return _loss(f"star{gamma:g}_{beta:g}", label, loss, "3", value)
 
 
 STAR = Table(

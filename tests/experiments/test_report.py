@@ -217,9 +217,10 @@ def test_a_real_paper_is_reported_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["atts"], 1, "did you mean 'atss'"),
-        (["atss", "--scale=bench"], 1, "did you mean '--scales'"),
-        (["atss", "--scales=benhc"], 1, "did you mean 'bench'"),
+        (["atts"], 2, "did you mean 'atss'"),
+        (["atss", "--scale=bench"], 2, "did you mean '--scales'"),
+        (["atss", "--scales=benhc"], 2, "did you mean 'bench'"),
+        (["atss", "--config.data.root=x"], 2, "nothing can be set here"),
     ],
 )
 def test_mistakes_get_one_sentence(capsys, words, status, message):
