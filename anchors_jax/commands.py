@@ -226,7 +226,9 @@ def report_metrics(
     """COCO's metrics, and VOC's where the config asks for them."""
     settings = run.config.evaluation
     truth = source.ground_truth()
-    metrics = evaluation.coco_metrics(truth, table, backend=settings.backend)
+    metrics = evaluation.coco_metrics(
+        truth, table, backend=settings.backend, max_detections=settings.max_detections
+    )
     if settings.voc:
         for rule in evaluation.VOC_RULES:
             voc = evaluation.voc_metrics(truth, table, rule=rule)
@@ -234,7 +236,7 @@ def report_metrics(
     return metrics
 
 
-SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 class Evaluator:
@@ -254,7 +256,8 @@ class Evaluator:
         self.table = run_detector(self._run, self._predict, variables, self._source)
         self.metrics = report_metrics(self._run, self._source, self.table)
         matches = {f"match/{name}": value for name, value in self._watch(variables).items()}
-        return {name: self.metrics[name] for name in SUMMARY} | matches
+        recall = f"AR{max(self._run.config.evaluation.max_detections)}"
+        return {name: self.metrics[name] for name in (*SUMMARY, recall)} | matches
 
 
 def load_variables(

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from anchors_jax import inference, optim, parallel, spec
 from anchors_jax.data import loader
+from anchors_jax.data.one_class import OneClass
 from anchors_jax.data.records import Source
 from anchors_jax.train import Plan
 from anchors_jax.types import Detector
@@ -36,12 +37,14 @@ class Experiment:
         )
 
     def source(self, split: str) -> Source:
-        """The data set `config.data.<split>` (train or eval).
+        """The data set `config.data.<split>` (train or eval), as one class if the config says so.
 
         Raises:
           ValueError: its classes are not `config.num_classes` many.
         """
         source = spec.build(self.config.data[split])
+        if self.config.data.class_agnostic:
+            source = OneClass(source)
         if len(source.classes) != self.config.num_classes:
             names = ", ".join(source.classes[:8])
             raise ValueError(

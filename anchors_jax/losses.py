@@ -154,6 +154,11 @@ def bce(logits: Float[Array, "*n"], targets: Float[Array, "*n"]) -> Float[Array,
     return jax.nn.softplus(z) - z * targets
 
 
+def class_bce(logits: Float[Array, "*n K"], labels: Int[Array, "*n"]) -> Float[Array, "*n K"]:
+    """`bce` of every class by itself; a label outside 0..K-1 is background."""
+    return bce(logits, one_hot(labels, logits.shape[-1]).astype(jnp.float32))
+
+
 def cross_entropy(logits: Float[Array, "*n K"], labels: Int[Array, "*n"]) -> Float[Array, "*n"]:
     """Softmax cross entropy. Every label must be in 0..K-1; background, if any, is a class here."""
     z = logits.astype(jnp.float32)

@@ -223,6 +223,48 @@ def score_voting(
     return detections.replace(boxes=jnp.where(detections.valid[:, None], voted, 0.0))
 
 
+def propose(
+    candidates: Candidates,
+    *,
+    top_k: int = 2000,
+    per_level: int | None = None,
+    iou_threshold: float = 0.7,
+    max_proposals: int = 1000,
+    min_size: float = 0.0,
+) -> Detections:
+    """Region proposals of one image: best boxes of each level, NMS by level, best of all levels.
+
+    Ren et al. 2015 (Faster R-CNN), Section 3.3, over a pyramid as in Lin et al. 2017 (FPN).
+
+    Args:
+        candidates: decoded boxes of all anchors, with one score each (K = 1); 0 takes no part.
+        top_k: boxes of a level before suppression.
+        per_level: boxes of a level after it; None: as many as there are proposals.
+        iou_threshold: of the suppression, strict.
+        max_proposals: D.
+        min_size: boxes must be wider and higher than this, in pixels.
+    """
+    found, start = [], 0
+    for count in candidates.level_counts:
+        score, index = lax.top_k(candidates.scores[start : start + count, 0], min(top_k, count))
+        boxes = candidates.boxes[start + index]
+        valid = (score > 0.0) & jnp.all(geometry.sizes(boxes) > min_size, axis=-1)
+        number = min(per_level or max_proposals, boxes.shape[0])
+        kept, used = nms(boxes, score, valid, iou_threshold=iou_threshold, max_detections=number)
+        found.append((boxes[kept], jnp.where(used, score[kept], 0.0)))
+        start += count
+    boxes, scores = (jnp.concatenate(parts) for parts in zip(*found, strict=True))
+    padding = max(max_proposals - scores.shape[0], 0)
+    best, index = lax.top_k(jnp.pad(scores, (0, padding)), max_proposals)
+    used = best > 0.0
+    return Detections(
+        boxes=jnp.where(used[:, None], boxes[jnp.where(used, index, 0)], 0.0),
+        scores=best,
+        labels=jnp.zeros(max_proposals, jnp.int32),
+        valid=used,
+    )
+
+
 def detect(
     candidates: Candidates,
     *,

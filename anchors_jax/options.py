@@ -22,7 +22,8 @@ __all__ = ["Options", "UsageError", "nearest", "of_today", "parse"]
 # Keys that configs of earlier versions lack, with what was done then.
 _LATER_KEYS = {"init_from": None, "init_from_family": None}
 _LATER_KEYS |= {"init_from_parts": "backbone,neck,head"}
-_LATER_DATA_KEYS = {"keep_empty": True, "min_side": 0}
+_LATER_DATA_KEYS = {"keep_empty": True, "min_side": 0, "class_agnostic": False}
+_LATER_EVALUATION_KEYS = {"max_detections": [1, 10, 100]}
 
 
 class UsageError(ValueError):
@@ -123,7 +124,12 @@ def _kept_config(path: pathlib.Path) -> ConfigDict:
 def of_today(config: dict[str, Any]) -> dict[str, Any]:
     """A plain config of an earlier version, with the keys and keywords that were added since."""
     config = spec.with_defaults(config)
-    return _LATER_KEYS | config | {"data": _LATER_DATA_KEYS | config["data"]}
+    return {
+        **_LATER_KEYS,
+        **config,
+        "data": _LATER_DATA_KEYS | config["data"],
+        "evaluation": _LATER_EVALUATION_KEYS | config.get("evaluation", {}),
+    }
 
 
 def replace_record(config: ConfigDict, key: str, file: pathlib.Path) -> None:

@@ -40,7 +40,14 @@ def base(scale: str) -> ConfigDict:
     config.train = schedule_1x() if scale == "paper" else schedule_bench()
     if scale == "smoke":
         config.train.update({"steps": 2, "log_every": 1})
-    config.evaluation = ConfigDict({"backend": "hotcoco", "voc": False, "match_images": 32})
+    config.evaluation = ConfigDict(
+        {
+            "backend": "hotcoco",
+            "max_detections": (1, 10, 100),  # per image and class, in the recalls; the last in AP
+            "voc": False,
+            "match_images": 32,
+        }
+    )
     return config
 
 
@@ -141,6 +148,7 @@ def data_block(
             "workers": workers,
             "keep_empty": keep_empty,  # whether training takes images without objects
             "min_side": min_side,  # and those with a shorter side than this
+            "class_agnostic": False,  # True: all objects are of one class
         }
     )
 

@@ -84,11 +84,6 @@ def predictions_of(case: Case) -> GuidedPredictions:
     )
 
 
-def bce(logits, labels):
-    """Binary cross entropy in the form of a class loss."""
-    return losses.bce(logits, losses.one_hot(labels, logits.shape[-1]).astype(jnp.float32))
-
-
 def objective(params, *, number=None, **keywords):
     """The objective with the settings of a case; `number` anchors are sampled, None: all."""
     sample = functools.partial(sampling.expected, number=number)
@@ -109,7 +104,7 @@ def objective(params, *, number=None, **keywords):
                 outside_weight=params["outside_weight"],
             ),
             "assign_shapes": shape_assigner(params),
-            "class_loss": bce if params["kind"] == "rpn" else losses.focal,
+            "class_loss": losses.class_bce if params["kind"] == "rpn" else losses.focal,
             "box_loss": functools.partial(losses.smooth_l1, beta=params["smooth_l1_beta"]),
             "shape_loss": functools.partial(losses.bounded_iou, beta=params["shape_beta"]),
             "sample_shapes": sample,

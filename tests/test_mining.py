@@ -107,8 +107,7 @@ class TestDense:
         return dense.objective(
             assign=max_iou.assign,
             codec=CODEC,
-            class_loss=functools.partial(losses.focal, alpha=0.5, gamma=0.0),
-            class_weight=2.0,
+            class_loss=losses.class_bce,
             mine=None if number is None else functools.partial(mining.online, number=number),
         )
 

@@ -322,3 +322,23 @@ def test_score_voting_reference(case):
     np.testing.assert_allclose(
         table(voted)[by_class], arrays["out_voted_dets"], rtol=1e-5, atol=1e-3
     )
+
+
+def test_proposals_suppress_within_a_level_only():
+    boxes = [[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 6], [0, 0, 10, 10], [5, 5, 5, 9]]
+    candidates = Candidates(
+        boxes=jnp.asarray(boxes, jnp.float32),
+        scores=jnp.asarray([[0.9], [0.8], [0.7], [0.95], [0.99]]),
+        shape=jnp.zeros(5, jnp.int32),
+        level_counts=(3, 2),
+    )
+    found = nms.propose(candidates, max_proposals=6)
+    # The second loses to the first (IoU 0.9), the third does not (0.6); the fifth has no area.
+    np.testing.assert_allclose(found.scores, [0.95, 0.9, 0.7, 0, 0, 0])
+    np.testing.assert_array_equal(found.boxes[:3], np.float32(boxes)[[3, 0, 2]])
+    np.testing.assert_array_equal(found.valid, [True] * 3 + [False] * 3)
+    assert not found.labels.any()
+    fewer = nms.propose(candidates, per_level=1, max_proposals=2)
+    np.testing.assert_allclose(fewer.scores, [0.95, 0.9])
+    before = nms.propose(candidates, top_k=2, max_proposals=6)  # the third is not even looked at
+    np.testing.assert_array_equal(before.valid.sum(), 2)

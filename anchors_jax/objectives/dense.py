@@ -29,6 +29,7 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 from anchors_jax import boxes, losses
+from anchors_jax.assign import sampling
 from anchors_jax.types import (
     Anchors,
     Assignment,
@@ -59,6 +60,7 @@ def objective(
     likelihood: Callable[..., Any] | None = None,
     box_quality: Callable[..., Array] | None = None,
     mine: Callable[..., Array] | None = None,
+    sample: Callable[..., sampling.Sample] | None = None,
 ) -> Objective:
     """A dense objective from its parts.
 
@@ -84,12 +86,18 @@ def objective(
         are trained: `mining.online`. All others are then as if ignored, and N counts the chosen
         ones, positive or not (the divisor of Fast R-CNN's minibatch). None: all are trained.
 
+      sample: Assignment -> Sample of the class and box terms, whose divisor then counts negatives,
+        too: `sampling.expected` (RPN). None: all anchors.
+
     Raises:
-      ValueError: `quality_loss` or `box_weight_by_quality` without `quality_target`; or, when the
-        loss is called, `quality_loss` with predictions that have no quality.
+      ValueError: `mine` together with `sample`; `quality_loss` or `box_weight_by_quality` without
+        `quality_target`; or, when the loss is called, `quality_loss` with predictions that have no
+        quality.
     """
     if quality_target is None and (quality_loss is not None or box_weight_by_quality):
         raise ValueError("quality_loss and box_weight_by_quality need a quality_target")
+    if mine is not None and sample is not None:
+        raise ValueError("mine and sample both choose the anchors to train: give one of them")
     regress = functools.partial(
         positive_box_losses, codec=codec, box_loss=box_loss, on_codes=box_loss_on_codes
     )
@@ -123,7 +131,16 @@ def objective(
             statistics["hard_examples"] = jnp.sum(trained, dtype=jnp.float32)
         positive = assignment.positive
         count = jnp.maximum(jnp.sum(trained, dtype=jnp.float32), count_floor)
-        class_total = class_sum(predictions, anchors, targets, assignment, class_loss=class_loss)
+        if sample is None:
+            class_total = class_sum(
+                predictions, anchors, targets, assignment, class_loss=class_loss
+            )
+        else:
+            taken = sample(assignment)
+            count, box_losses = taken.count, taken.weight * box_losses
+            class_total = weighted_class_sum(
+                predictions, targets, assignment, taken.weight, class_loss=class_loss
+            )
         terms = {"class": Term(total=class_weight * class_total, count=count)}
         box_count = count
         if quality_target is not None:
@@ -157,6 +174,20 @@ def class_sum(
     labels = class_labels(assignment, targets, num_classes=predictions.logits.shape[-1])
     participates = anchors.valid & ~assignment.ignored
     return jnp.sum(class_loss(predictions.logits, labels), where=participates[:, None], initial=0.0)
+
+
+def weighted_class_sum(
+    predictions: DensePredictions,
+    targets: Targets,
+    assignment: Assignment,
+    weight: Float[Array, "A"],
+    *,
+    class_loss: Callable[..., Array],
+) -> Float[Array, ""]:
+    """Sum of the weighted class losses of all anchors with a weight above 0."""
+    labels = class_labels(assignment, targets, num_classes=predictions.logits.shape[-1])
+    each = jnp.sum(class_loss(predictions.logits, labels), axis=-1)
+    return jnp.sum(jnp.where(weight > 0.0, weight * each, 0.0))
 
 
 def matched_boxes(

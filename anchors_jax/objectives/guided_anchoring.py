@@ -246,9 +246,9 @@ def _class_and_box(
     else:
         taken = sample(assignment)
         count, weight = taken.count, taken.weight
-        labels = dense.class_labels(assignment, targets, num_classes=predictions.logits.shape[-1])
-        each = jnp.sum(class_loss(predictions.logits, labels), axis=-1)
-        total = jnp.sum(jnp.where(weight > 0.0, weight * each, 0.0))
+        total = dense.weighted_class_sum(
+            predictions, targets, assignment, weight, class_loss=class_loss
+        )
         box_losses = weight * box_losses
     return {
         "class": Term(total=weights[0] * total, count=count),

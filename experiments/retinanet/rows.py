@@ -146,9 +146,7 @@ def _ohem(number: int, nms: float, value: float, negatives: int | None = None) -
         label=f"OHEM, {number} anchors, NMS {nms}{proportion}",
         config=CONFIG,
         overrides={
-            # Half of it, twice: cross entropy without weights.
-            "detector.objective.class_loss": bind(losses.focal, alpha=0.5, gamma=0.0),
-            "detector.objective.class_weight": 2.0,
+            "detector.objective.class_loss": bind(losses.class_bce),
             "detector.objective.mine": bind(
                 mining.online, number=number, iou_threshold=nms, negatives_per_positive=negatives
             ),

@@ -1,0 +1,95 @@
+"""RPN: losses, gradients and proposals of the reference, and what its config is made of."""
+
+import functools
+
+import heads
+import jax
+import jax.numpy as jnp
+import numpy as np
+from golden_cases import cases
+
+from anchors_jax import anchors as make
+from anchors_jax import codecs, losses, nms
+from anchors_jax.assign import max_iou, sampling
+from anchors_jax.objectives import dense
+
+
+def rpn(params, *, number=None):
+    box_loss = losses.l1
+    if params["box_loss"] == "smooth_l1":
+        box_loss = functools.partial(losses.smooth_l1, beta=params["smooth_l1_beta"])
+    return dense.objective(
+        assign=functools.partial(
+            max_iou.assign,
+            positive_iou=params["pos_iou_thr"],
+            negative_iou=params["neg_iou_thr"],
+            min_positive_iou=params["min_pos_iou"],
+        ),
+        codec=codecs.deltas(stds=tuple(params["stds"])),
+        class_loss=losses.class_bce,
+        box_loss=box_loss,
+        sample=functools.partial(sampling.expected, number=number),
+    )
+
+
+def trained_anchors(case):
+    """The anchors of a case; those that leave the image do not count where a border is set."""
+    anchors = heads.anchors_of(case)
+    border = functools.partial(
+        make.within_border, anchors.boxes, allowed_border=case.params["allowed_border"]
+    )
+    inside = jax.vmap(border)(jnp.asarray(case.arrays["image_hw"]))
+    return anchors.replace(valid=anchors.valid & inside)
+
+
+@cases("rpn_loss")
+def test_losses_and_gradients_agree_with_the_reference(case):
+    anchors, targets = trained_anchors(case), heads.targets_of(case)
+
+    def total(predictions):
+        terms, _ = heads.over_images(rpn(case.params).loss, predictions, anchors, targets)
+        values = {name: t.total.sum() / t.count.sum() for name, t in terms.items()}
+        return sum(values.values()), (values, terms["class"].count.sum())
+
+    gradients, (values, count) = jax.jit(jax.grad(total, has_aux=True))(heads.predictions_of(case))
+    arrays = case.arrays
+    np.testing.assert_array_equal(count, arrays["avg_factor"])
+    np.testing.assert_allclose(values["class"], arrays["loss_cls_f64"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(values["box"], arrays["loss_bbox_f64"], rtol=1e-5, atol=1e-6)
+    for got, name in ((gradients.logits, "grad_cls"), (gradients.codes, "grad_box")):
+        want = heads.flat(case, name)
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=5e-5 * np.abs(want).max() + 1e-12)
+
+
+@cases("rpn_predict")
+def test_proposals_agree_with_the_reference(case):
+    params, anchors = case.params, heads.anchors_of(case)
+    choose = functools.partial(
+        nms.propose,
+        top_k=params["nms_pre"],
+        iou_threshold=params["nms_iou"],
+        max_proposals=params["max_per_img"],
+    )
+
+    @jax.jit
+    def run(predictions):
+        # The reference scores every cell of the canvas.
+        everywhere = anchors.replace(valid=jnp.ones_like(anchors.valid))
+        sizes = jnp.asarray(case.arrays["image_hw"])
+        found = heads.over_images(rpn(params).decode, predictions, everywhere, sizes)
+        return jax.vmap(choose)(found)
+
+    heads.check_detections(run(heads.predictions_of(case)), case.arrays)
+
+
+@cases("rpn_loss")
+def test_a_sample_has_the_size_that_was_asked_for(case):
+    anchors, targets = trained_anchors(case), heads.targets_of(case)
+    built = rpn(case.params, number=32)
+    terms, _ = heads.over_images(built.loss, heads.predictions_of(case), anchors, targets)
+    positives = np.asarray(case.arrays["num_pos_neg"])[:, 0]
+    drawn = np.minimum(positives, 16)
+    # At least one positive is counted, as in the reference.
+    expected = np.maximum(drawn, 1) + 32 - drawn
+    np.testing.assert_allclose(terms["class"].count, expected)
+    np.testing.assert_allclose(terms["box"].count, expected)
