@@ -11,8 +11,8 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "anchors_jax"
 LAYERS = [
     {"types", "spec", "files"},
     {"boxes"},
-    {"codecs", "anchors", "losses", "nms", "roi", "images", "deform"},
-    {"likelihoods", "mixture", "bags", "quality"},
+    {"codecs", "anchors", "losses", "nms", "images", "deform"},
+    {"likelihoods", "mixture", "bags", "quality", "mining"},
     {"assign"},
     {"objectives"},
     {"models"},
