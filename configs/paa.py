@@ -7,8 +7,8 @@ Against ATSS: assign/paa.py, which sees the predictions through likelihoods.clas
 branch learns the IoU of its own box instead of centerness; score voting after NMS.
 Published: ResNet-50, 800 px on COCO val2017: AP 40.4 (90k steps); 41.1 (135k, the paper's ablation;
 40.9 without voting): --config.train.steps=135000 keeps the places of the two decays.
-Tables, under config.detector: objective.assign.separation (a-d), .topk; anchors.shapes; voting by
-detect.voting. MMDetection's rules: see assign/paa.py.
+Tables, under config.detector: objective.assign.separation (a-d, fixed_*), .topk; anchors.shapes;
+voting by detect.voting. MMDetection's rules: see assign/paa.py.
 Run: python -m anchors_jax train --config=configs/paa.py:paper --workdir=runs/paa
 Variants: paper (default), bench, smoke.
 """

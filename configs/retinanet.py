@@ -3,6 +3,8 @@
 Paper: T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, arXiv:1708.02002.
 Read: assign/max_iou.py, losses.py (focal), objectives/dense.py, models/dense_head.py.
 Published: ResNet-50, 800 px, 1x on COCO val2017: AP 36.5 (MMDetection); paper, 1.5x: 35.7 test-dev.
+Tables, under config.detector.objective: 1a, 1b class_loss.alpha and .gamma; 1d mine (mining.py); 3
+class_loss (losses.focal_star).
 Run: python -m anchors_jax train --config=configs/retinanet.py:paper --workdir=runs/retinanet
 Variants: paper (default), bench, smoke.
 """
