@@ -67,6 +67,7 @@ def _network(config: ConfigDict, *, guided: bool) -> ConfigDict:
     head = proposal_head.GuidedProposalHead if guided else proposal_head.ProposalHead
     model.head = make(
         head,
+        num_classes=config.get_ref("num_classes"),
         width=model.head.width,
         norm=model.head.norm,
         dtype=config.get_ref("compute_dtype"),

@@ -22,10 +22,9 @@ from anchors_jax.types import DensePredictions, GuidedPredictions
 
 
 class ProposalHead(TowerHead):
-    """One logit and one box for every anchor.
+    """One logit per class, of which proposals have one, and one box for every anchor.
 
-    Attributes beside those of `TowerHead` (of which `num_classes` is 1 and `prior` is the score of
-    every anchor at the start):
+    Attributes beside those of `TowerHead` (`prior` is the score of every anchor at the start):
       shapes_per_cell: anchors of one cell, S.
     """
 
@@ -42,22 +41,28 @@ class ProposalHead(TowerHead):
         tower = self._tower("tower")
         options = {"kernel_init": self.kernel_init, "dtype": self.dtype}
         class_output = conv(
-            self.shapes_per_cell, 1, name="class_output", bias_init=self._prior_bias(), **options
+            self.shapes_per_cell * self.num_classes,
+            1,
+            name="class_output",
+            bias_init=self._prior_bias(),
+            **options,
         )
         box_output = conv(4 * self.shapes_per_cell, 1, name="box_output", **options)
         features = [tower(x, train=train) for x in pyramid]
         return DensePredictions(
-            logits=jnp.concatenate([rows_of(class_output(x), 1) for x in features], 1),
+            logits=jnp.concatenate(
+                [rows_of(class_output(x), self.num_classes) for x in features], 1
+            ),
             codes=jnp.concatenate([rows_of(box_output(x), 4) for x in features], 1),
             maps=tuple((x.shape[1], x.shape[2]) for x in pyramid),
         )
 
 
 class GuidedProposalHead(TowerHead):
-    """One anchor per cell: whether there is one, its shape, its logit and its box (GA-RPN).
+    """One anchor per cell: whether there is one, its shape, its logits and its box (GA-RPN).
 
-    Attributes beside those of `TowerHead` (of which `num_classes` is 1, and `prior` is the score of
-    every location; boxes start at a score of 0.5):
+    Attributes beside those of `TowerHead` (`prior` is the score of every location; anchors start at
+    a score of 0.5):
       deform_groups: of the feature adaption.
       adapt: False: an ordinary convolution in place of the deformable one.
     """
@@ -87,14 +92,14 @@ class GuidedProposalHead(TowerHead):
             dtype=self.dtype,
             name="adaption",
         )
-        class_output = conv(1, 1, name="class_output", **options)
+        class_output = conv(self.num_classes, 1, name="class_output", **options)
         box_output = conv(4, 1, name="box_output", **options)
         rows = {"logits": [], "codes": [], "cell_logits": [], "shape_codes": []}
         for x in pyramid:
             features = tower(x, train=train)
             shapes = shape_output(features)
             adapted = adaption(features, shapes, train=train)
-            rows["logits"].append(rows_of(class_output(adapted), 1))
+            rows["logits"].append(rows_of(class_output(adapted), self.num_classes))
             rows["codes"].append(rows_of(box_output(adapted), 4))
             rows["cell_logits"].append(rows_of(location_output(features), 1))
             rows["shape_codes"].append(rows_of(shapes, 2))
