@@ -153,7 +153,13 @@ GAMMA = Table(
     setting=ABLATION,
     baseline="eqn4",
     overrides=VARIED,
-    expect=(("eqn4", "gamma005"), ("gamma005", "gamma01"), ("gamma01", "gamma02")),
+    expect=(
+        ("eqn4", "gamma005"),
+        ("eqn4", "gamma01"),
+        ("eqn4", "gamma02"),
+        ("gamma005", "gamma01"),
+        ("gamma01", "gamma02"),
+    ),
     rows=(
         Row(
             key="eqn4",

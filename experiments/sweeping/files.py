@@ -100,13 +100,23 @@ def write_pictures(study: optuna.Study, workdir: pathlib.Path, objectives: Seque
     named = {"target": first, "target_name": objectives[0]}
     judge = PedAnovaImportanceEvaluator()
     _draw(workdir / HISTORY, lambda: draw.plot_optimization_history(study, **named))
-    _draw(workdir / PARALLEL, lambda: draw.plot_parallel_coordinate(study, **named))
+    _draw(workdir / PARALLEL, lambda: _parallel_coordinates(study, **named))
     if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) > 1:
         importances = draw.plot_param_importances
         _draw(workdir / IMPORTANCE, lambda: importances(study, evaluator=judge, **named))
     if len(objectives) in (2, 3):
         names = list(objectives)
         _draw(workdir / PARETO, lambda: draw.plot_pareto_front(study, target_names=names))
+
+
+def _parallel_coordinates(study: optuna.Study, *, target_name: str, **named: Any) -> Any:
+    """Optuna's plot with the last parts of the keys, which its own cut at 20 letters loses."""
+    axes = draw.plot_parallel_coordinate(study, target_name=target_name, **named)
+    keys = sorted({key for t in study.get_trials(deepcopy=False) for key in t.params})
+    labels = [target_name, *(key.rpartition(".")[2] for key in keys)]
+    if len(axes.get_xticks()) == len(labels):  # not so without a completed trial
+        axes.set_xticklabels(labels, rotation=0)
+    return axes
 
 
 def tidy(study: optuna.Study, workdir: pathlib.Path) -> None:
