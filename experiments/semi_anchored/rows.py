@@ -47,7 +47,13 @@ NUMBER = Table(
     setting=ABLATION,
     baseline="s1a1",
     overrides=VARIED,
-    expect=(("s2a1", "s1a1"), ("s3a3", "s2a1"), ("s5a5", "s3a3"), ("s5a5", "retinanet")),
+    expect=(
+        ("s2a1", "s1a1"),
+        ("s3a3", "s2a1"),
+        ("s5a5", "s3a3"),
+        ("s5a5", "s2a1"),
+        ("s5a5", "retinanet"),
+    ),
     rows=(
         Row(
             key="retinanet",
