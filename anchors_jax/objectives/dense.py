@@ -85,7 +85,6 @@ def objective(
       mine: (class and box loss [A], anchors, positive [A], candidates [A]) -> [A], which anchors
         are trained: `mining.online`. All others are then as if ignored, and N counts the chosen
         ones, positive or not (the divisor of Fast R-CNN's minibatch). None: all are trained.
-
       sample: Assignment -> Sample of the class and box terms, whose divisor then counts negatives,
         too: `sampling.expected` (RPN). None: all anchors.
 
@@ -119,9 +118,8 @@ def objective(
         box_losses = regress(predictions.codes, anchors.boxes, matched, assignment.positive)
         trained = assignment.positive
         if mine is not None:
-            labels = class_labels(assignment, targets, num_classes=predictions.logits.shape[-1])
-            both = class_weight * jnp.sum(class_loss(predictions.logits, labels), axis=-1)
-            both = lax.stop_gradient(both + box_weight * box_losses)
+            each = class_losses(predictions, targets, assignment, class_loss=class_loss)
+            both = lax.stop_gradient(class_weight * each + box_weight * box_losses)
             candidates = anchors.valid & ~assignment.ignored
             trained = mine(both, anchors, assignment.positive, candidates)
             assignment = assignment.replace(
@@ -138,9 +136,8 @@ def objective(
         else:
             taken = sample(assignment)
             count, box_losses = taken.count, taken.weight * box_losses
-            class_total = weighted_class_sum(
-                predictions, targets, assignment, taken.weight, class_loss=class_loss
-            )
+            each = class_losses(predictions, targets, assignment, class_loss=class_loss)
+            class_total = weighted_sum(each, taken.weight)
         terms = {"class": Term(total=class_weight * class_total, count=count)}
         box_count = count
         if quality_target is not None:
@@ -176,18 +173,21 @@ def class_sum(
     return jnp.sum(class_loss(predictions.logits, labels), where=participates[:, None], initial=0.0)
 
 
-def weighted_class_sum(
+def class_losses(
     predictions: DensePredictions,
     targets: Targets,
     assignment: Assignment,
-    weight: Float[Array, "A"],
     *,
     class_loss: Callable[..., Array],
-) -> Float[Array, ""]:
-    """Sum of the weighted class losses of all anchors with a weight above 0."""
+) -> Float[Array, "A"]:
+    """The class loss of every anchor, all classes together; also of those that do not count."""
     labels = class_labels(assignment, targets, num_classes=predictions.logits.shape[-1])
-    each = jnp.sum(class_loss(predictions.logits, labels), axis=-1)
-    return jnp.sum(jnp.where(weight > 0.0, weight * each, 0.0))
+    return jnp.sum(class_loss(predictions.logits, labels), axis=-1)
+
+
+def weighted_sum(values: Float[Array, "A"], weight: Float[Array, "A"]) -> Float[Array, ""]:
+    """Sum of weight times value where the weight is above 0."""
+    return jnp.sum(jnp.where(weight > 0.0, weight * values, 0.0))
 
 
 def matched_boxes(

@@ -246,9 +246,8 @@ def _class_and_box(
     else:
         taken = sample(assignment)
         count, weight = taken.count, taken.weight
-        total = dense.weighted_class_sum(
-            predictions, targets, assignment, weight, class_loss=class_loss
-        )
+        each = dense.class_losses(predictions, targets, assignment, class_loss=class_loss)
+        total = dense.weighted_sum(each, weight)
         box_losses = weight * box_losses
     return {
         "class": Term(total=weights[0] * total, count=count),
