@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from golden_cases import Case
 
-from anchors_jax import nms
+from anchors_jax import codecs, losses, nms
+from anchors_jax.assign import max_iou
+from anchors_jax.objectives import dense
 from anchors_jax.types import Anchors, DensePredictions, Targets
 
 
@@ -90,3 +92,39 @@ def check_detections(found, arrays):
         np.testing.assert_array_equal(got[0], want[0])
         np.testing.assert_allclose(got[1], want[1], rtol=1e-5, atol=2e-6)
         np.testing.assert_allclose(got[2], want[2], rtol=1e-5, atol=2e-3)
+
+
+def by_max_iou(params, **keywords):
+    """The dense objective of a case whose anchors are assigned by their largest IoU."""
+    box_loss = losses.l1
+    if params["box_loss"] == "smooth_l1":
+        box_loss = functools.partial(losses.smooth_l1, beta=params["smooth_l1_beta"])
+    return dense.objective(
+        assign=functools.partial(
+            max_iou.assign,
+            positive_iou=params["pos_iou_thr"],
+            negative_iou=params["neg_iou_thr"],
+            min_positive_iou=params["min_pos_iou"],
+        ),
+        codec=codecs.deltas(stds=tuple(params["stds"])),
+        box_loss=box_loss,
+        **keywords,
+    )
+
+
+def check_losses(case, objective, anchors):
+    """Compare the class and box terms of a batch, their divisor and gradients with a case's."""
+    targets, arrays = targets_of(case), case.arrays
+
+    def total(predictions):
+        terms, _ = over_images(objective.loss, predictions, anchors, targets)
+        values = {name: t.total.sum() / t.count.sum() for name, t in terms.items()}
+        return sum(values.values()), (values, terms["class"].count.sum())
+
+    gradients, (values, count) = jax.jit(jax.grad(total, has_aux=True))(predictions_of(case))
+    np.testing.assert_array_equal(count, arrays["avg_factor"])
+    np.testing.assert_allclose(values["class"], arrays["loss_cls_f64"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(values["box"], arrays["loss_bbox_f64"], rtol=1e-5, atol=1e-6)
+    for got, name in ((gradients.logits, "grad_cls"), (gradients.codes, "grad_box")):
+        want = flat(case, name)
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=5e-5 * np.abs(want).max() + 1e-12)

@@ -14,44 +14,15 @@ from anchors_jax.types import Anchors, DensePredictions, Targets
 
 
 def retinanet(params, **keywords):
-    box_loss = losses.l1
-    if params["box_loss"] == "smooth_l1":
-        box_loss = functools.partial(losses.smooth_l1, beta=params["smooth_l1_beta"])
-    return dense.objective(
-        assign=functools.partial(
-            max_iou.assign,
-            positive_iou=params["pos_iou_thr"],
-            negative_iou=params["neg_iou_thr"],
-            min_positive_iou=params["min_pos_iou"],
-        ),
-        codec=codecs.deltas(stds=tuple(params["stds"])),
-        class_loss=functools.partial(
-            losses.focal, alpha=params["focal_alpha"], gamma=params["focal_gamma"]
-        ),
-        box_loss=box_loss,
-        **keywords,
+    focal = functools.partial(
+        losses.focal, alpha=params["focal_alpha"], gamma=params["focal_gamma"]
     )
+    return heads.by_max_iou(params, class_loss=focal, **keywords)
 
 
 @cases("retinanet_loss")
 def test_losses_and_gradients_agree_with_the_reference(case):
-    objective = retinanet(case.params)
-    anchors, targets = heads.anchors_of(case), heads.targets_of(case)
-
-    def total(predictions):
-        terms, _ = heads.over_images(objective.loss, predictions, anchors, targets)
-        values = {name: t.total.sum() / t.count.sum() for name, t in terms.items()}
-        return sum(values.values()), (values, terms["class"].count.sum())
-
-    predictions = heads.predictions_of(case)
-    gradients, (values, count) = jax.jit(jax.grad(total, has_aux=True))(predictions)
-    arrays = case.arrays
-    np.testing.assert_array_equal(count, arrays["avg_factor"])
-    np.testing.assert_allclose(values["class"], arrays["loss_cls_f64"], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(values["box"], arrays["loss_bbox_f64"], rtol=1e-5, atol=1e-6)
-    for got, name in ((gradients.logits, "grad_cls"), (gradients.codes, "grad_box")):
-        want = heads.flat(case, name)
-        np.testing.assert_allclose(got, want, rtol=1e-3, atol=5e-5 * np.abs(want).max() + 1e-12)
+    heads.check_losses(case, retinanet(case.params), heads.anchors_of(case))
 
 
 @cases("retinanet_loss")

@@ -9,27 +9,13 @@ import numpy as np
 from golden_cases import cases
 
 from anchors_jax import anchors as make
-from anchors_jax import codecs, losses, nms
-from anchors_jax.assign import max_iou, sampling
-from anchors_jax.objectives import dense
+from anchors_jax import losses, nms
+from anchors_jax.assign import sampling
 
 
 def rpn(params, *, number=None):
-    box_loss = losses.l1
-    if params["box_loss"] == "smooth_l1":
-        box_loss = functools.partial(losses.smooth_l1, beta=params["smooth_l1_beta"])
-    return dense.objective(
-        assign=functools.partial(
-            max_iou.assign,
-            positive_iou=params["pos_iou_thr"],
-            negative_iou=params["neg_iou_thr"],
-            min_positive_iou=params["min_pos_iou"],
-        ),
-        codec=codecs.deltas(stds=tuple(params["stds"])),
-        class_loss=losses.class_bce,
-        box_loss=box_loss,
-        sample=functools.partial(sampling.expected, number=number),
-    )
+    sample = functools.partial(sampling.expected, number=number)
+    return heads.by_max_iou(params, class_loss=losses.class_bce, sample=sample)
 
 
 def trained_anchors(case):
@@ -44,21 +30,7 @@ def trained_anchors(case):
 
 @cases("rpn_loss")
 def test_losses_and_gradients_agree_with_the_reference(case):
-    anchors, targets = trained_anchors(case), heads.targets_of(case)
-
-    def total(predictions):
-        terms, _ = heads.over_images(rpn(case.params).loss, predictions, anchors, targets)
-        values = {name: t.total.sum() / t.count.sum() for name, t in terms.items()}
-        return sum(values.values()), (values, terms["class"].count.sum())
-
-    gradients, (values, count) = jax.jit(jax.grad(total, has_aux=True))(heads.predictions_of(case))
-    arrays = case.arrays
-    np.testing.assert_array_equal(count, arrays["avg_factor"])
-    np.testing.assert_allclose(values["class"], arrays["loss_cls_f64"], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(values["box"], arrays["loss_bbox_f64"], rtol=1e-5, atol=1e-6)
-    for got, name in ((gradients.logits, "grad_cls"), (gradients.codes, "grad_box")):
-        want = heads.flat(case, name)
-        np.testing.assert_allclose(got, want, rtol=1e-3, atol=5e-5 * np.abs(want).max() + 1e-12)
+    heads.check_losses(case, rpn(case.params), trained_anchors(case))
 
 
 @cases("rpn_predict")
