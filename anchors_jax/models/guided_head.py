@@ -76,17 +76,40 @@ class FeatureAdaption(nn.Module):
         return nn.relu(x)
 
 
-class GuidedHead(TowerHead):
-    """One anchor per cell: whether there is one, its shape, its classes and its box.
+class AdaptiveHead(TowerHead):
+    """What heads share that predict anchors and adapt their features to them.
 
-    Attributes beside those of `TowerHead` (two towers and, where there is a norm, the adaptions
-    have it, too; `prior` is the score of every class and of every location):
+    Attributes beside those of `TowerHead` (where there is a norm, the adaptions have it, too):
       deform_groups: of the feature adaptions.
       adapt: False: ordinary convolutions in place of the deformable ones.
     """
 
     deform_groups: int = 4
     adapt: bool = True
+
+    def _adaption(self, name: str) -> FeatureAdaption:
+        return FeatureAdaption(
+            width=self.width,
+            groups=self.deform_groups,
+            deform=self.adapt,
+            norm=self.norm,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            name=name,
+        )
+
+    def _anchor_outputs(self) -> tuple[nn.Conv, nn.Conv]:
+        """1x1 convolutions: is there an anchor in a cell (at the start: the prior), its shape."""
+        options = {"kernel_init": self.kernel_init, "dtype": self.dtype}
+        location = conv(1, 1, name="location_output", bias_init=self._prior_bias(), **options)
+        return location, conv(2, 1, name="shape_output", **options)
+
+
+class GuidedHead(AdaptiveHead):
+    """One anchor per cell: whether there is one, its shape, its classes and its box.
+
+    Two towers; `prior` is the score of every class and of every location.
+    """
 
     @nn.compact
     def __call__(
@@ -98,9 +121,7 @@ class GuidedHead(TowerHead):
         prior = self._prior_bias()
         class_output = self._output("class_output", self.num_classes, bias_init=prior)
         box_output = self._output("box_output", 4)
-        options = {"kernel_init": self.kernel_init, "dtype": self.dtype}
-        location_output = conv(1, 1, name="location_output", bias_init=prior, **options)
-        shape_output = conv(2, 1, name="shape_output", **options)
+        location_output, shape_output = self._anchor_outputs()
         logits, codes, cell_logits, shape_codes = [], [], [], []
         for x in pyramid:
             features = {name: tower(x, train=train) for name, tower in towers.items()}
@@ -119,15 +140,4 @@ class GuidedHead(TowerHead):
             cell_logits=jnp.concatenate(cell_logits, 1)[..., 0],
             shape_codes=jnp.concatenate(shape_codes, 1),
             maps=tuple((x.shape[1], x.shape[2]) for x in pyramid),
-        )
-
-    def _adaption(self, name: str) -> FeatureAdaption:
-        return FeatureAdaption(
-            width=self.width,
-            groups=self.deform_groups,
-            deform=self.adapt,
-            norm=self.norm,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            name=name,
         )

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from anchors_jax.models.guided_head import FeatureAdaption
+from anchors_jax.models.guided_head import AdaptiveHead
 from anchors_jax.models.layers import TowerHead, conv, rows_of
 from anchors_jax.types import DensePredictions, GuidedPredictions
 
@@ -58,19 +58,14 @@ class ProposalHead(TowerHead):
         )
 
 
-class GuidedProposalHead(TowerHead):
+class GuidedProposalHead(AdaptiveHead):
     """One anchor per cell: whether there is one, its shape, its logits and its box (GA-RPN).
 
-    Attributes beside those of `TowerHead` (`prior` is the score of every location; anchors start at
-    a score of 0.5):
-      deform_groups: of the feature adaption.
-      adapt: False: an ordinary convolution in place of the deformable one.
+    `prior` is the score of every location; anchors start at a score of 0.5.
     """
 
     num_classes: int = 1
     depth: int = 1
-    deform_groups: int = 4
-    adapt: bool = True
 
     @nn.compact
     def __call__(
@@ -79,19 +74,8 @@ class GuidedProposalHead(TowerHead):
         """Cells in the order level, row, column."""
         tower = self._tower("tower")
         options = {"kernel_init": self.kernel_init, "dtype": self.dtype}
-        location_output = conv(
-            1, 1, name="location_output", bias_init=self._prior_bias(), **options
-        )
-        shape_output = conv(2, 1, name="shape_output", **options)
-        adaption = FeatureAdaption(
-            width=self.width,
-            groups=self.deform_groups,
-            deform=self.adapt,
-            norm=self.norm,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            name="adaption",
-        )
+        location_output, shape_output = self._anchor_outputs()
+        adaption = self._adaption("adaption")
         class_output = conv(self.num_classes, 1, name="class_output", **options)
         box_output = conv(4, 1, name="box_output", **options)
         rows = {"logits": [], "codes": [], "cell_logits": [], "shape_codes": []}

@@ -128,16 +128,15 @@ def objective(
             box_losses = jnp.where(assignment.positive, box_losses, 0.0)
             statistics["hard_examples"] = jnp.sum(trained, dtype=jnp.float32)
         positive = assignment.positive
-        count = jnp.maximum(jnp.sum(trained, dtype=jnp.float32), count_floor)
         if sample is None:
+            count = jnp.maximum(jnp.sum(trained, dtype=jnp.float32), count_floor)
             class_total = class_sum(
                 predictions, anchors, targets, assignment, class_loss=class_loss
             )
         else:
-            taken = sample(assignment)
-            count, box_losses = taken.count, taken.weight * box_losses
-            each = class_losses(predictions, targets, assignment, class_loss=class_loss)
-            class_total = weighted_sum(each, taken.weight)
+            class_total, box_losses, count = sampled_sums(
+                predictions, targets, assignment, box_losses, class_loss=class_loss, sample=sample
+            )
         terms = {"class": Term(total=class_weight * class_total, count=count)}
         box_count = count
         if quality_target is not None:
@@ -185,9 +184,20 @@ def class_losses(
     return jnp.sum(class_loss(predictions.logits, labels), axis=-1)
 
 
-def weighted_sum(values: Float[Array, "A"], weight: Float[Array, "A"]) -> Float[Array, ""]:
-    """Sum of weight times value where the weight is above 0."""
-    return jnp.sum(jnp.where(weight > 0.0, weight * values, 0.0))
+def sampled_sums(
+    predictions: DensePredictions,
+    targets: Targets,
+    assignment: Assignment,
+    box_losses: Float[Array, "A"],
+    *,
+    class_loss: Callable[..., Array],
+    sample: Callable[..., sampling.Sample],
+) -> tuple[Float[Array, ""], Float[Array, "A"], Float[Array, ""]]:
+    """Sum of the class losses and each box loss, weighted as a sample says, and its divisor."""
+    taken = sample(assignment)
+    each = class_losses(predictions, targets, assignment, class_loss=class_loss)
+    total = jnp.sum(jnp.where(taken.weight > 0.0, taken.weight * each, 0.0))
+    return total, taken.weight * box_losses, taken.count
 
 
 def matched_boxes(

@@ -244,11 +244,9 @@ def _class_and_box(
         count = jnp.maximum(jnp.sum(positive, dtype=jnp.float32), count_floor)
         total = dense.class_sum(predictions, guided, targets, assignment, class_loss=class_loss)
     else:
-        taken = sample(assignment)
-        count, weight = taken.count, taken.weight
-        each = dense.class_losses(predictions, targets, assignment, class_loss=class_loss)
-        total = dense.weighted_sum(each, weight)
-        box_losses = weight * box_losses
+        total, box_losses, count = dense.sampled_sums(
+            predictions, targets, assignment, box_losses, class_loss=class_loss, sample=sample
+        )
     return {
         "class": Term(total=weights[0] * total, count=count),
         "box": Term(total=weights[1] * jnp.sum(box_losses), count=count),
