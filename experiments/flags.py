@@ -107,7 +107,8 @@ def exit_status(
       stopped: what the user who presses Ctrl-C should know.
 
     Returns:
-      0, or 1: it failed, 2: the command line is not understood, 130: it was stopped.
+      0, or 1: it failed, 2: the command line is not understood, 130: it was stopped, 141: whoever
+      read its output went away (shells say so of programs that SIGPIPE ends): it may not be done.
     """
     if not words or {"help", "--help", "-h"} & set(words):
         print(usage)
@@ -119,7 +120,7 @@ def exit_status(
         return 130
     except BrokenPipeError:  # `| head` has read what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 141
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if "--debug" in words:
             raise
