@@ -28,7 +28,7 @@ from anchors_jax import (
 )
 from anchors_jax.data import folder, prepare, records
 from anchors_jax.models import count
-from anchors_jax.models.dense import trainable_mask
+from anchors_jax.models.one_stage import trainable_mask
 from anchors_jax.options import Options, UsageError, of_today
 
 CONFIG = "config.json"

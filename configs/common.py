@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, config_dict
 
 from anchors_jax import nms, optim
 from anchors_jax.data import coco, shapes, transforms
-from anchors_jax.models import dense, dense_head, fpn, norms, resnet
+from anchors_jax.models import dense_head, fpn, norms, one_stage, resnet
 from anchors_jax.spec import bind, make
 
 SCALES = ("paper", "bench", "smoke")
@@ -251,7 +251,7 @@ def network(config: ConfigDict, *, shapes_per_cell: int = 9, **head: object) -> 
         neck = make(fpn.FPN, width=2 * width, norm=norm, dtype=dtype)
         head = {"depth": 2, "width": 2 * width, "norm": norm, **head}
     return make(
-        dense.DenseDetector,
+        one_stage.OneStageNetwork,
         backbone=backbone,
         neck=neck,
         head=make(

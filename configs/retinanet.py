@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from anchors_jax import anchors, codecs, images, losses
 from anchors_jax.assign import max_iou
-from anchors_jax.detectors import dense
+from anchors_jax.detectors import one_stage
 from anchors_jax.objectives import dense as dense_objective
 from anchors_jax.spec import bind, make
 from configs import common
@@ -24,7 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = common.base(common.choose(arg, common.SCALES, "paper"))
     config.name = "retinanet"
     config.detector = make(
-        dense.detector,
+        one_stage.detector,
         model=common.network(config, shapes_per_cell=9),
         anchors=bind(
             anchors.grid,

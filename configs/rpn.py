@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from anchors_jax import anchors, codecs, images, losses, nms
 from anchors_jax.assign import approx_iou, max_iou, regions, sampling
-from anchors_jax.detectors import dense
+from anchors_jax.detectors import one_stage
 from anchors_jax.models import proposal_head
 from anchors_jax.objectives import dense as dense_objective
 from anchors_jax.objectives import guided_anchoring
@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if config.scale == "paper":
         config.train.learning_rate = 0.02
     config.detector = make(
-        dense.detector,
+        one_stage.detector,
         model=_network(config, guided=guided),
         anchors=bind(
             anchors.grid,

@@ -20,8 +20,9 @@ from ml_collections import ConfigDict
 from anchors_jax import anchors, codecs, images, losses, nms, optim
 from anchors_jax.assign import bipartite
 from anchors_jax.data import augment, transforms, voc
-from anchors_jax.detectors import dense as dense_detector
-from anchors_jax.models import dense, norms, resnet, ssd_head, ssd_neck, vgg
+from anchors_jax.detectors import one_stage
+from anchors_jax.models import norms, resnet, ssd_head, ssd_neck, vgg
+from anchors_jax.models.one_stage import OneStageNetwork
 from anchors_jax.objectives import ssd
 from anchors_jax.spec import bind, make
 from configs import common
@@ -51,7 +52,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if scale == "paper":
         at_paper_scale(config, side=side, on_voc=variant.startswith("voc"))
     config.detector = make(
-        dense_detector.detector,
+        one_stage.detector,
         model=network(config, side=side),
         anchors=bind(
             anchors.grid,
@@ -115,7 +116,7 @@ def network(config: ConfigDict, *, side: int) -> ConfigDict:
         shapes_per_cell=tuple(2 + 2 * len(level) for level in ratios(levels)),
         dtype=dtype,
     )
-    return make(dense.DenseDetector, backbone=backbone, neck=neck, head=head)
+    return make(OneStageNetwork, backbone=backbone, neck=neck, head=head)
 
 
 def at_paper_scale(config: ConfigDict, *, side: int, on_voc: bool) -> None:

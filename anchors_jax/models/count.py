@@ -66,8 +66,8 @@ def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
 def head_multiply_adds(model: nn.Module, canvas: tuple[int, int]) -> int:
     """Multiply-adds of the head alone on one image of (height, width) `canvas`.
 
-    What anchors cost in the network, whatever its backbone: the whole `models.dense.DenseDetector`
-    less its backbone and neck.
+    What anchors cost in the network, whatever its backbone: the whole `OneStageNetwork` less its
+    backbone and neck.
     """
     variables = shapes(model, canvas)
     image = jax.ShapeDtypeStruct((1, *canvas, 3), jnp.float32)
@@ -104,7 +104,7 @@ def report(model: nn.Module, canvas: tuple[int, int], *, mask: Any = None) -> Re
     """Parameters and cost of `model` on a (height, width) `canvas`.
 
     `mask` is a function from parameters to a tree of bool, such as
-    `functools.partial(dense.trainable_mask, model)`; without it every parameter is trainable.
+    `functools.partial(one_stage.trainable_mask, model)`; without it every parameter is trainable.
     """
     variables = shapes(model, canvas)
     params = variables["params"]

@@ -10,8 +10,8 @@ from models import torch_names
 from anchors_jax import images, spec
 from anchors_jax.data import transforms
 from anchors_jax.data.records import Example
-from anchors_jax.detectors.dense import join_frozen
-from anchors_jax.models import dense, resnet
+from anchors_jax.detectors.one_stage import join_frozen
+from anchors_jax.models import one_stage, resnet
 from anchors_jax.spec import bind
 from anchors_jax.types import Batch, Targets
 from anchors_jax.weights import families, fitting
@@ -33,7 +33,7 @@ CONFIGS = {
 }
 
 
-class Parts(dense.DenseDetector):
+class Parts(one_stage.OneStageNetwork):
     """The detector, showing its intermediate maps; a ResNet's C2 is looked at and not used."""
 
     def __call__(self, image, *, train=False):

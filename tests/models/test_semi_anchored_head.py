@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anchors_jax.models import count, dense, dense_head, fpn, layers, norms, resnet
+from anchors_jax.models import count, dense_head, fpn, layers, norms, one_stage, resnet
 from anchors_jax.models.semi_anchored_head import SemiAnchoredHead
 
 RNG = np.random.default_rng(0)
@@ -129,7 +129,7 @@ def test_half_precision_gives_float32_close_to_full():
 
 
 def test_the_dense_detector_carries_it():
-    model = dense.DenseDetector(
+    model = one_stage.OneStageNetwork(
         backbone=resnet.ResNet(depth=18, width=8),
         neck=fpn.FPN(width=16, extra_source="P5", relu_before_p7=True),
         head=_head(width=16),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from models import gradients
 
-from anchors_jax.models import count, dense, layers, norms, ssd_head, ssd_neck, vgg
+from anchors_jax.models import count, layers, norms, one_stage, ssd_head, ssd_neck, vgg
 
 RNG = np.random.default_rng(0)
 # image side: extra layers, anchors per cell, side of each map, anchors
@@ -20,7 +20,7 @@ PUBLISHED = {
 
 def ssd(side, num_classes=80):
     extras, shapes, _, _ = PUBLISHED[side]
-    return dense.DenseDetector(
+    return one_stage.OneStageNetwork(
         backbone=vgg.VGG16(),
         neck=ssd_neck.SSDNeck(extras=extras),
         head=ssd_head.SSDHead(num_classes=num_classes, shapes_per_cell=shapes),
@@ -135,7 +135,7 @@ class TestL2Norm:
 
 def small(shapes=(2, 1, 1), **neck):
     extras = ((16, 3, 2, 1),)
-    return dense.DenseDetector(
+    return one_stage.OneStageNetwork(
         backbone=vgg.VGG16(width=4),
         neck=ssd_neck.SSDNeck(extras=extras, **neck),
         head=ssd_head.SSDHead(num_classes=3, shapes_per_cell=shapes),
@@ -201,17 +201,17 @@ def test_heads_that_do_not_fit_are_named():
 
 def test_frozen_blocks_get_no_gradient_and_all_others_do():
     norm = functools.partial(norms.GroupNorm, group_size=2)
-    model = dense.DenseDetector(
+    model = one_stage.OneStageNetwork(
         backbone=vgg.VGG16(width=4, frozen_blocks=2, norm=norm),
         neck=ssd_neck.SSDNeck(extras=((16, 3, 2, 1),), norm=norm),
         head=ssd_head.SSDHead(num_classes=3, shapes_per_cell=(2, 1, 1)),
     )
     params = init(model)["params"]
-    assert gradients.moving(model, params, IMAGE) == dense.trainable_mask(model, params)
+    assert gradients.moving(model, params, IMAGE) == one_stage.trainable_mask(model, params)
 
 
 def test_half_precision_gives_float32():
-    model = dense.DenseDetector(
+    model = one_stage.OneStageNetwork(
         backbone=vgg.VGG16(width=4, dtype="bfloat16"),
         neck=ssd_neck.SSDNeck(extras=((16, 3, 2, 1),), dtype="bfloat16"),
         head=ssd_head.SSDHead(num_classes=3, shapes_per_cell=(2, 1, 1), dtype="bfloat16"),

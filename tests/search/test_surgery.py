@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from anchors_jax import experiment, inference, nms, spec
-from anchors_jax.detectors.dense import detector
+from anchors_jax.detectors.one_stage import detector
 from anchors_jax.search import candidates, incremental, prices, surgery
 from anchors_jax.search.candidates import DetectRule
 from anchors_jax.search.store import Store

@@ -11,10 +11,10 @@ from flax import linen, traverse_util
 
 from anchors_jax import anchors, codecs, optim, parallel, spec, train
 from anchors_jax.assign import max_iou
-from anchors_jax.detectors import dense
-from anchors_jax.models.dense import DenseDetector
+from anchors_jax.detectors import one_stage
 from anchors_jax.models.dense_head import DenseHead
 from anchors_jax.models.fpn import FPN
+from anchors_jax.models.one_stage import OneStageNetwork
 from anchors_jax.nms import detect
 from anchors_jax.objectives import dense as objective
 from anchors_jax.types import Batch, Targets
@@ -40,8 +40,8 @@ class Backbone(linen.Module):
 
 def tiny(*, frozen=True, **keywords):
     """A detector whose every part is real but small."""
-    return dense.detector(
-        model=DenseDetector(
+    return one_stage.detector(
+        model=OneStageNetwork(
             backbone=Backbone(frozen=frozen),
             neck=FPN(width=8, levels=2),
             head=DenseHead(num_classes=K, shapes_per_cell=2, depth=1, width=8),
@@ -96,14 +96,14 @@ def test_frozen_parameters_have_a_collection_of_their_own(variables):
 
 
 def test_splitting_and_joining_are_inverse(variables):
-    joined = dense.join_frozen(variables)
+    joined = one_stage.join_frozen(variables)
     assert set(joined) == {"params", "batch_stats"}
     is_trained = traverse_util.path_aware_map(lambda path, _: path[1] != "stem", joined["params"])
-    again = dense.split_frozen(joined, is_trained)
+    again = one_stage.split_frozen(joined, is_trained)
     jax.tree.map(np.testing.assert_array_equal, again, variables)
     everything = jax.tree.map(lambda _: True, joined["params"])
-    assert dense.split_frozen(joined, everything) == joined
-    assert dense.join_frozen(joined) is joined
+    assert one_stage.split_frozen(joined, everything) == joined
+    assert one_stage.join_frozen(joined) is joined
 
 
 def test_starting_is_a_function_of_the_key(detector, variables):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from models import gradients
 
-from anchors_jax.models import count, dense, dense_head, fpn, layers, norms, resnet
+from anchors_jax.models import count, dense_head, fpn, layers, norms, one_stage, resnet
 
 RNG = np.random.default_rng(0)
 
 
 def _retinanet(extra_source="C5", **backbone):
-    return dense.DenseDetector(
+    return one_stage.OneStageNetwork(
         backbone=resnet.ResNet(**backbone),
         neck=fpn.FPN(extra_source=extra_source),
         head=dense_head.DenseHead(num_classes=80),
@@ -49,7 +49,7 @@ def test_parameters_of_the_neck_with_p6_from_p5():
 
 def test_trainable_parameters_with_stem_and_first_stage_frozen():
     model = _retinanet(frozen_stages=1)
-    report = count.report(model, (64, 64), mask=functools.partial(dense.trainable_mask, model))
+    report = count.report(model, (64, 64), mask=functools.partial(one_stage.trainable_mask, model))
     assert (report.total, report.trainable) == (37_968_692, 37_743_348)
     assert "37,743,348 trainable" in str(report)
 
@@ -70,7 +70,7 @@ GROUP_NORM = functools.partial(norms.GroupNorm, group_size=8)
 
 
 def _small(norm, *, frozen_stages=0, dtype=jnp.float32):
-    return dense.DenseDetector(
+    return one_stage.OneStageNetwork(
         backbone=resnet.ResNet(
             depth=18, width=8, norm=norm, frozen_stages=frozen_stages, dtype=dtype
         ),
@@ -122,7 +122,7 @@ def test_half_precision_gives_float32_close_to_full():
 
 def test_frozen_part_of_the_mask_is_exactly_what_gets_no_gradient():
     model, params = _small(GROUP_NORM, frozen_stages=1), _filled(_small(GROUP_NORM))["params"]
-    assert gradients.moving(model, params, IMAGE) == dense.trainable_mask(model, params)
+    assert gradients.moving(model, params, IMAGE) == one_stage.trainable_mask(model, params)
 
 
 def test_training_mode_reaches_every_batch_norm():

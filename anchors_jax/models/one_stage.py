@@ -12,7 +12,7 @@ from anchors_jax.types import DensePredictions, SemiAnchoredPredictions
 Predictions = DensePredictions | SemiAnchoredPredictions
 
 
-class DenseDetector(nn.Module):
+class OneStageNetwork(nn.Module):
     """The network of a one-stage detector.
 
     Parameters lie under "backbone", "neck" and "head". Each part takes the keyword `train`, which
@@ -29,7 +29,7 @@ class DenseDetector(nn.Module):
         return self.head(self.neck(maps, train=train), train=train)
 
 
-def trainable_mask(model: DenseDetector, params: Any) -> Any:
+def trainable_mask(model: OneStageNetwork, params: Any) -> Any:
     """A tree like `params` with False where the backbone is frozen: no update, no weight decay.
 
     Frozen are the submodules that the backbone lists in `frozen_names()`, if it has that method.

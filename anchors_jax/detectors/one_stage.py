@@ -14,7 +14,7 @@ from jaxtyping import Bool
 
 from anchors_jax import images, nms
 from anchors_jax.anchors import inside
-from anchors_jax.models.dense import trainable_mask
+from anchors_jax.models.one_stage import trainable_mask
 from anchors_jax.types import (
     Anchors,
     Assignment,
