@@ -1,17 +1,18 @@
 """Anchors: the shapes at a cell, and the grid that repeats them over a pyramid.
 
 A *shape function* takes the strides of the levels, ((y, x), ...), and returns one array [S_l, 2] of
-(width, height) in pixels per level. `grid` centres those shapes on every cell. Everything is NumPy
+(width, height) in pixels per level. `Grid` centres those shapes on every cell. Everything is NumPy
 at trace time: anchors are constants of a canvas, never parameters.
 
 RetinaNets differ here, so each difference is a keyword: where the centre of a cell lies (`offset`),
 whether sizes are rounded (`rounding`), and the step between cells (`steps_from_canvas`).
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +60,7 @@ def relative(
             "legacy": the integer window of Detectron: the stride's square is reshaped to
             w = round(s / sqrt(ratio)), h = round(w * ratio) before it is scaled. Its boxes include
             their last pixel; here width = x1 - x0, so x1 and y1 are one pixel larger than there.
-            Both rounded references put the centre elsewhere too: `offset` 0 and 0.5 in `grid`.
+            Both rounded references put the centre elsewhere too: `offset` 0 and 0.5 in `Grid`.
         scale_major: order of the shapes. False: ratio outer, scale inner (MMDetection,
             torchvision); True: scale outer (Detectron, Detectron2).
     """
@@ -154,79 +155,120 @@ def ssd_ladder(
     return tuple(side * p // 100 for p in percents), tuple(side * p // 100 for p in tops)
 
 
-def grid(
-    shapes: Shapes,
-    *,
-    maps: Sequence[tuple[int, int]],
-    strides: Sequence[Number | Sequence[Number]],
-    canvas: tuple[int, int] | None = None,
-    offset: Number = 0.5,
-    steps_from_canvas: bool = False,
-    hidden: Sequence[int] = (),
-) -> Anchors:
-    """The shapes at every cell of every level; order level, row, column, shape.
+def locations() -> Shapes:
+    """One box of a stride's size per cell: what anchor-free heads need of it is centre and side."""
+    return _stride_boxes
 
-    Args:
+
+def _stride_boxes(strides: Strides) -> tuple[np.ndarray, ...]:
+    return tuple(np.array([[x, y]], np.float64) for y, x in strides)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The shapes at every cell of a pyramid: called with the size of its maps, all anchors.
+
+    Attributes:
         shapes: a shape function of this module.
-        maps: (rows, columns) of each level's feature map.
         strides: pixels per cell of each level, one number or (y, x).
-        canvas: (height, width) of the network's input in pixels.
         offset: a cell's centre is at (index + offset) * step. 0.5: the middle (here, legacy,
             SSD, YOLO, FCOS); 0: the corner (MMDetection's and torchvision's anchors).
         steps_from_canvas: centres move by canvas side // map side instead of the stride, as in
             torchvision; the two differ where sizes do not divide. Shapes keep the stride.
-        hidden: shapes, numbered over all levels, whose anchors are not valid: they neither learn
-            nor detect, but their outputs remain. So a trained network is evaluated with fewer
+        hidden: prototypes, numbered over all levels, whose anchors are not valid: they neither
+            learn nor detect, but their outputs remain. So a trained network is evaluated with fewer
             anchors (Bonnaerens et al., "Anchor pruning").
 
     Raises:
-        ValueError: maps, strides and shapes differ in their number of levels; the steps come from
-            the canvas and there is none; or a hidden shape does not exist.
+        ValueError: shapes and strides differ in their number of levels, or a hidden prototype does
+            not exist.
     """
-    nominal = _pairs(strides)
-    if len(maps) != len(nominal):
-        raise ValueError(f"grid: {len(maps)} maps but {len(nominal)} strides")
-    if steps_from_canvas and canvas is None:
-        raise ValueError("grid: steps_from_canvas needs the canvas (height, width)")
-    steps = nominal
-    if steps_from_canvas:
-        steps = tuple((canvas[0] // rows, canvas[1] // columns) for rows, columns in maps)
-    per_level = shapes(nominal)
-    levels = [_level(*level, offset) for level in zip(per_level, maps, steps, strict=True)]
-    counts = tuple(
-        (rows, columns, len(s)) for (rows, columns), s in zip(maps, per_level, strict=True)
-    )
-    cells, prototypes = _numbers(counts)
-    boxes = np.concatenate(levels).astype(np.float32)
-    wrong = set(hidden) - set(range(sum(len(level) for level in per_level)))
-    if wrong:
-        raise ValueError(f"grid: there is no shape {min(wrong)} to hide")
-    return Anchors(
-        boxes=jnp.asarray(boxes),
-        cell=jnp.asarray(cells),
-        shape=jnp.asarray(prototypes),
-        valid=jnp.asarray(~np.isin(prototypes, list(hidden))),
-        level_sizes=counts,
-        strides=steps,
-    )
+
+    shapes: Shapes
+    strides: Sequence[Number | Sequence[Number]]
+    offset: Number = 0.5
+    steps_from_canvas: bool = False
+    hidden: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        wrong = set(self.hidden) - set(range(sum(map(len, self.prototypes))))
+        if wrong:
+            raise ValueError(f"grid: there is no shape {min(wrong)} to hide")
+
+    @property
+    def prototypes(self) -> tuple[np.ndarray, ...]:
+        """(width, height) in pixels of each level's shapes [S_l, 2], float64."""
+        return self.shapes(_pairs(self.strides))
+
+    @property
+    def has_shapes(self) -> bool:
+        """False where there are bare locations instead of anchors of a chosen shape."""
+        return self.shapes is not _stride_boxes
+
+    def __call__(
+        self, *, maps: Sequence[tuple[int, int]], canvas: tuple[int, int] | None = None
+    ) -> Anchors:
+        """All anchors in the order level, row, column, shape.
+
+        Args:
+            maps: (rows, columns) of each level's feature map.
+            canvas: (height, width) of the network's input in pixels.
+
+        Raises:
+            ValueError: maps and strides differ in their number of levels, or the steps come from
+                the canvas and there is none.
+        """
+        nominal = _pairs(self.strides)
+        if len(maps) != len(nominal):
+            raise ValueError(f"grid: {len(maps)} maps but {len(nominal)} strides")
+        if self.steps_from_canvas and canvas is None:
+            raise ValueError("grid: steps_from_canvas needs the canvas (height, width)")
+        steps = nominal
+        if self.steps_from_canvas:
+            steps = tuple((canvas[0] // rows, canvas[1] // columns) for rows, columns in maps)
+        per_level = self.prototypes
+        levels = [_level(*level, self.offset) for level in zip(per_level, maps, steps, strict=True)]
+        counts = tuple(
+            (rows, columns, len(s)) for (rows, columns), s in zip(maps, per_level, strict=True)
+        )
+        cells, prototypes = _numbers(counts)
+        boxes = np.concatenate(levels).astype(np.float32)
+        return Anchors(
+            boxes=jnp.asarray(boxes),
+            cell=jnp.asarray(cells),
+            shape=jnp.asarray(prototypes),
+            valid=jnp.asarray(~np.isin(prototypes, list(self.hidden))),
+            level_sizes=counts,
+            strides=steps,
+        )
+
+    def points(self) -> "Grid":
+        """The same cells as bare locations."""
+        return Grid(shapes=locations(), strides=self.strides, offset=self.offset)
 
 
-def points(
+def grid(
+    shapes: Shapes,
     *,
     maps: Sequence[tuple[int, int]],
-    strides: Sequence[Number | Sequence[Number]],
     canvas: tuple[int, int] | None = None,
-    offset: Number = 0.5,
+    **keywords: Any,
 ) -> Anchors:
-    """Locations of anchor-free heads, as boxes of one stride centred on them (one per cell).
+    """The anchors of a `Grid` of these shapes on these maps; `keywords` are its attributes."""
+    return Grid(shapes=shapes, **keywords)(maps=maps, canvas=canvas)
 
-    The box holds what such a head needs: the location is its centre, the stride its side.
-    """
 
-    def stride_boxes(pairs: Strides) -> tuple[np.ndarray, ...]:
-        return tuple(np.array([[x, y]], np.float64) for y, x in pairs)
-
-    return grid(stride_boxes, maps=maps, strides=strides, canvas=canvas, offset=offset)
+def free(boxes: Float[Array, "A 4"], valid: Bool[Array, "A"]) -> Anchors:
+    """Boxes from somewhere else as anchors on no grid: regions of interest, proposals."""
+    count = boxes.shape[0]
+    return Anchors(
+        boxes=boxes,
+        cell=jnp.arange(count, dtype=jnp.int32),
+        shape=jnp.zeros(count, jnp.int32),
+        valid=valid,
+        level_sizes=((1, count, 1),),
+        strides=(),
+    )
 
 
 def inside(
@@ -238,7 +280,7 @@ def inside(
     in ceil(pad(height) / stride) rows and ceil(pad(width) / stride) columns.
 
     Args:
-        anchors: from `grid`.
+        anchors: from a `Grid`.
         image_size: (height, width) of the image on the canvas, may be traced.
         divisor: 1 for no rounding; None: the padding of the canvas counts as image (official FCOS,
             ATSS, PAA), unless the image has no size.

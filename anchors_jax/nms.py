@@ -4,6 +4,7 @@ Everything has a static number of slots with a validity mask. Nothing here is ap
 results are those of the variable-size algorithms, ties included (the lower index goes first).
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -90,6 +91,91 @@ def class_wise(
     return jnp.where(used, kept, 0), used
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rule:
+    """From candidates to detections: best pairs of each level, class-wise NMS, best D, sorted.
+
+    RetinaNet, Section 4.1 "Inference". NMS goes by the final score: the class score, or its product
+    with the quality where candidates have one. Sources differ in the last four keywords; the first
+    three of them do nothing without a quality.
+
+    Attributes:
+        score_threshold: pairs must score strictly more.
+        top_k: pairs kept per level (or of what `top_k_of` says).
+        iou_threshold: of the suppression, strict.
+        max_detections: D.
+        min_size: boxes must be wider and higher than this, in pixels.
+        voting: `score_voting` with its constants bound, or None.
+        score: "geometric": sqrt(class score * quality) (official FCOS, PAA; MMDetection's PAA).
+            "product": without the root (FCOS and ATSS in MMDetection). The order is the same.
+        threshold_on: what must exceed the threshold: the class score (everywhere but in
+            torchvision's FCOS and MMDetection's PAA) or the final score.
+        rank_by: what the top_k of a level are chosen by: the final score (official codes) or the
+            class score alone (FCOS and ATSS in MMDetection).
+        top_k_of: keep the best pairs of a level, or every pair of its best anchors (MMDetection's
+            PAA): K times as many boxes for NMS and voting. "class": the best anchors of each class,
+            whatever their level (torchvision's SSD).
+    """
+
+    score_threshold: float = 0.05
+    top_k: int = 1000
+    iou_threshold: float = 0.5
+    max_detections: int = 100
+    min_size: float = 0.0
+    voting: Callable[..., Detections] | None = None
+    score: Literal["geometric", "product"] = "geometric"
+    threshold_on: Literal["class", "score"] = "class"
+    rank_by: Literal["score", "class"] = "score"
+    top_k_of: Literal["pairs", "anchors", "class"] = "pairs"
+
+    def final(self, scores: Array, quality: Array | None) -> Array:
+        """What a detection is scored with; increasing in both."""
+        if quality is None:
+            return scores
+        product = scores * quality
+        return product if self.score == "product" else jnp.sqrt(product)
+
+    def keys(self, scores: Array, quality: Array | None) -> tuple[Array, Array]:
+        """Which pairs pass the threshold (NaN does not), and what they are ranked by."""
+        final = self.final(scores, quality)
+        tested = scores if self.threshold_on == "class" else final
+        key = scores if self.rank_by == "class" else final
+        return (tested > self.score_threshold) & (final > -jnp.inf), key
+
+    def __call__(self, candidates: Candidates) -> Detections:
+        """Detections of one image. Unused slots hold zeros and are invalid."""
+        if self.top_k_of == "class":
+            pairs = _best_of_classes(candidates.scores, candidates.quality, self)
+        else:
+            pairs = _best_of_levels(candidates, self)
+        boxes = boxes_of(candidates, pairs)
+        valid = pairs.valid & jnp.all(geometry.sizes(boxes) > self.min_size, axis=-1)
+        kept, used = class_wise(
+            boxes,
+            pairs.score,
+            pairs.label,
+            valid,
+            iou_threshold=self.iou_threshold,
+            max_detections=self.max_detections,
+        )
+        detections = Detections(
+            boxes=jnp.where(used[:, None], boxes[kept], 0.0),
+            scores=jnp.where(used, pairs.score[kept], 0.0),
+            labels=jnp.where(used, pairs.label[kept], 0),
+            valid=used,
+        )
+        if self.voting is None:
+            return detections
+        return self.voting(detections, boxes, pairs.score, pairs.label, valid)
+
+
+def boxes_of(candidates: Candidates, pairs: Pairs) -> Float[Array, "k 4"]:
+    """The box of every pair: its anchor's, or its anchor's for its class where classes differ."""
+    if candidates.boxes.ndim == 2:
+        return candidates.boxes[pairs.anchor]
+    return candidates.boxes[pairs.anchor, pairs.label]
+
+
 def top_candidates(
     scores: Float[Array, "A K"],
     valid: Bool[Array, "A"],
@@ -112,37 +198,10 @@ def top_candidates(
     An anchor with a NaN among its scores takes no part.
     """
     peak = jnp.where(valid, jnp.max(scores, axis=-1), -jnp.inf)
-    return _best_pairs(scores, None, peak, 0, _Rule(score_threshold, top_k))
+    return _best_pairs(scores, None, peak, 0, Rule(score_threshold=score_threshold, top_k=top_k))
 
 
-class _Rule(NamedTuple):
-    """How pairs are chosen. See `detect`."""
-
-    threshold: float
-    top_k: int
-    score: str = "geometric"
-    threshold_on: str = "class"
-    rank_by: str = "score"
-    top_k_of: str = "pairs"
-
-    def final(self, scores: Array, quality: Array | None) -> Array:
-        """What a detection is scored with; increasing in both."""
-        if quality is None:
-            return scores
-        product = scores * quality
-        return product if self.score == "product" else jnp.sqrt(product)
-
-    def keys(self, scores: Array, quality: Array | None) -> tuple[Array, Array]:
-        """Which pairs pass the threshold (NaN does not), and what they are ranked by."""
-        final = self.final(scores, quality)
-        tested = scores if self.threshold_on == "class" else final
-        key = scores if self.rank_by == "class" else final
-        return (tested > self.threshold) & (final > -jnp.inf), key
-
-
-def _best_pairs(
-    scores: Array, quality: Array | None, peak: Array, start: int, rule: _Rule
-) -> Pairs:
+def _best_pairs(scores: Array, quality: Array | None, peak: Array, start: int, rule: Rule) -> Pairs:
     """Best pairs of the anchors start.., whose best class scores are `peak`."""
     count, classes = peak.shape[0], scores.shape[1]
     # The class that is best for an anchor is so by every key: all increase with the class score.
@@ -168,7 +227,7 @@ def _best_pairs(
     )
 
 
-def _best_of_classes(scores: Array, quality: Array | None, rule: _Rule) -> Pairs:
+def _best_of_classes(scores: Array, quality: Array | None, rule: Rule) -> Pairs:
     """Best anchors of each class, over all levels; classes one after another."""
     quality = None if quality is None else quality[:, None]
     passes, key = rule.keys(scores, quality)
@@ -185,7 +244,7 @@ def _best_of_classes(scores: Array, quality: Array | None, rule: _Rule) -> Pairs
     )
 
 
-def _best_of_levels(candidates: Candidates, rule: _Rule) -> Pairs:
+def _best_of_levels(candidates: Candidates, rule: Rule) -> Pairs:
     """Best pairs of each level; levels one after another."""
     scores, quality = candidates.scores, candidates.quality
     peak = jnp.max(scores, axis=-1)  # of all levels at once: slicing the scores would copy them
@@ -263,67 +322,3 @@ def propose(
         labels=jnp.zeros(max_proposals, jnp.int32),
         valid=used,
     )
-
-
-def detect(
-    candidates: Candidates,
-    *,
-    score_threshold: float = 0.05,
-    top_k: int = 1000,
-    iou_threshold: float = 0.5,
-    max_detections: int = 100,
-    min_size: float = 0.0,
-    voting: Callable[..., Detections] | None = None,
-    score: Literal["geometric", "product"] = "geometric",
-    threshold_on: Literal["class", "score"] = "class",
-    rank_by: Literal["score", "class"] = "score",
-    top_k_of: Literal["pairs", "anchors", "class"] = "pairs",
-) -> Detections:
-    """Detections of one image: best pairs of each level, class-wise NMS, best D, sorted.
-
-    RetinaNet, Section 4.1 "Inference". Unused slots hold zeros and are invalid. NMS goes by the
-    final score: the class score, or its product with the quality where candidates have one. Sources
-    differ in the last four keywords; the first three of them do nothing without a quality.
-
-    Args:
-        candidates: decoded boxes and scores of all anchors.
-        score_threshold: pairs must score strictly more.
-        top_k: pairs kept per level (or of what `top_k_of` says).
-        iou_threshold: of the suppression, strict.
-        max_detections: D.
-        min_size: boxes must be wider and higher than this, in pixels.
-        voting: `score_voting` with its constants bound, or None.
-        score: "geometric": sqrt(class score * quality) (official FCOS, PAA; MMDetection's PAA).
-            "product": without the root (FCOS and ATSS in MMDetection). The order is the same.
-        threshold_on: what must exceed the threshold: the class score (everywhere but in
-            torchvision's FCOS and MMDetection's PAA) or the final score.
-        rank_by: what the top_k of a level are chosen by: the final score (official codes) or the
-            class score alone (FCOS and ATSS in MMDetection).
-        top_k_of: keep the best pairs of a level, or every pair of its best anchors (MMDetection's
-            PAA): K times as many boxes for NMS and voting. "class": the best anchors of each class,
-            whatever their level (torchvision's SSD).
-    """
-    rule = _Rule(score_threshold, top_k, score, threshold_on, rank_by, top_k_of)
-    if top_k_of == "class":
-        pairs = _best_of_classes(candidates.scores, candidates.quality, rule)
-    else:
-        pairs = _best_of_levels(candidates, rule)
-    boxes = candidates.boxes[pairs.anchor]
-    valid = pairs.valid & jnp.all(geometry.sizes(boxes) > min_size, axis=-1)
-    kept, used = class_wise(
-        boxes,
-        pairs.score,
-        pairs.label,
-        valid,
-        iou_threshold=iou_threshold,
-        max_detections=max_detections,
-    )
-    detections = Detections(
-        boxes=jnp.where(used[:, None], boxes[kept], 0.0),
-        scores=jnp.where(used, pairs.score[kept], 0.0),
-        labels=jnp.where(used, pairs.label[kept], 0),
-        valid=used,
-    )
-    if voting is None:
-        return detections
-    return voting(detections, boxes, pairs.score, pairs.label, valid)

@@ -123,7 +123,7 @@ def train_step(
 
     def objective(params: Any) -> tuple[Array, Any]:
         variables = {**state.variables, "params": params}
-        terms, statistics, updates = detector.loss(variables, batch, parallel.device_key(key))
+        terms, statistics, updates = detector.loss(variables, batch, key, state.step)
         losses = divide(terms, group=normaliser_group)
         return sum(losses.values()), (losses, terms, statistics, updates)
 

@@ -17,6 +17,8 @@ A type is written for one image; a leading B is added by the one `vmap` in `dete
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import Array
 from jaxtyping import Bool, Float, Int, Shaped
@@ -56,10 +58,10 @@ class Batch:
 
 @struct.dataclass(kw_only=True)
 class Anchors:
-    """All anchors of one canvas.
+    """All anchors of one canvas, or boxes from somewhere else (`anchors.free`): regions.
 
     `valid` is False for anchors whose cell lies in the padding of the canvas: such anchors take
-    part in no assignment, no loss and no detection.
+    part in no assignment, no loss and no detection. Boxes on no grid are one level without strides.
     """
 
     boxes: Float[Array, "A 4"]
@@ -73,6 +75,17 @@ class Anchors:
     def level_counts(self) -> tuple[int, ...]:
         """Number of anchors of each level, A_l."""
         return tuple(rows * columns * shapes for rows, columns, shapes in self.level_sizes)
+
+    def stride_of_anchor(self) -> Float[Array, "A 2"]:
+        """(x, y) stride of each anchor's level, in pixels.
+
+        Raises:
+            ValueError: the boxes lie on no grid.
+        """
+        if not self.strides:
+            raise ValueError("boxes on no grid have no stride")
+        pairs = np.asarray([(x, y) for y, x in self.strides], np.float32)
+        return jnp.asarray(np.repeat(pairs, self.level_counts, axis=0))
 
 
 @struct.dataclass(kw_only=True)
@@ -111,16 +124,29 @@ class SemiAnchoredPredictions:
 
 
 @struct.dataclass(kw_only=True)
+class Predicted:
+    """What the network predicts for each anchor, as assigners see it: no gradient passes."""
+
+    boxes: Float[Array, "*B A 4"]  # decoded, not clipped
+    logits: Float[Array, "*B A K"]  # the head's class outputs: with softmax, K + 1 columns
+    quality: Float[Array, "*B A"] | None = None  # logits of the quality branch, if there is one
+
+
+@struct.dataclass(kw_only=True)
 class Assignment:
     """Which object each anchor is responsible for. Negative = neither positive nor ignored.
 
     `gt` is meaningful only where `positive`; elsewhere it is 0, so that gathering with it is safe.
-    `signals` are numbers of the image that the method has to say about itself in the log.
+    `score` is the target of a positive anchor's own class, in 0..1; None: 1. `weight` multiplies
+    the losses of an anchor, and a positive one counts as much in the divisor; None: 1. `signals`:
+    scalars of the image that the method logs.
     """
 
     gt: Int[Array, "*B A"]
     positive: Bool[Array, "*B A"]
     ignored: Bool[Array, "*B A"]
+    score: Float[Array, "*B A"] | None = None
+    weight: Float[Array, "*B A"] | None = None
     signals: dict[str, Float[Array, "*B"]] = struct.field(default_factory=dict)
 
 
@@ -147,16 +173,27 @@ class Term:
 Terms = dict[str, Term]
 
 
+class Moment(NamedTuple):
+    """When and by which draw a loss is computed."""
+
+    step: Int[Array, ""] | int  # batches trained before this one
+    key: Any = None  # of this image in this step; None: nothing may be drawn
+
+
+# A fresh network, and a trained one: past all that changes at the beginning of a training.
+START, END = Moment(0), Moment(2**31 - 1)
+
+
 @struct.dataclass(kw_only=True)
 class Candidates:
     """Every decoded box before NMS. Scores are 0 where the anchor does not take part.
 
     `quality` is what a head with a quality branch says about each box (centerness, IoU). It stays
     apart from the scores, because thresholds and rankings differ in which of the two they look at:
-    `nms.detect` combines them.
+    `nms.Rule` combines them.
     """
 
-    boxes: Float[Array, "*B A 4"]
+    boxes: Float[Array, "*B A 4"] | Float[Array, "*B A K 4"]  # one per anchor, or one per class
     scores: Float[Array, "*B A K"]  # class scores in 0..1
     quality: Float[Array, "*B A"] | None = None  # in 0..1
     shape: Int[Array, "*B A"]  # prototype of each anchor, as in Anchors
@@ -189,26 +226,50 @@ class Codec(NamedTuple):
 class Objective(NamedTuple):
     """The two readings of one head's output, each for one image, and a look at the first.
 
-    `loss(predictions, anchors, targets) -> (Terms, dict of scalar statistics)`;
+    `loss(predictions, anchors, targets, moment) -> (Terms, dict of scalar statistics)`;
     `decode(predictions, anchors, image_size) -> Candidates`;
-    `match(predictions, anchors, targets) -> Assignment`: which anchors learn to find an object,
-    for logs and pictures. Soft methods say what they mean by it; the loss does not depend on it.
-    `place(predictions, anchors) -> Anchors`, of methods whose network predicts its anchors: those
-    that it makes of the grid, valid where detections may come from; None: the grid stays as it is.
+    `match(predictions, anchors, targets, moment) -> Assignment`: which anchors learn to find an
+    object, for logs and pictures. Soft methods say what they mean by it; the loss does not depend
+    on it. A `moment` may be left out: it is then `START` for the loss and `END` for a match.
+    `place(predictions, anchors) -> Anchors`: the boxes that the next stage starts from, valid where
+    detections may come from (Guided Anchoring's anchors); None: the anchors stay as they are.
+    `assign`: the assigner that classes and boxes are learned by, for tools that run it without a
+    network; None: the method has none.
     """
 
     loss: Callable[..., tuple[Terms, dict[str, Array]]]
     decode: Callable[..., Candidates]
     match: Callable[..., Assignment]
     place: Callable[..., Anchors] | None = None
+    assign: Callable[..., Assignment] | None = None
+
+
+class Parts(NamedTuple):
+    """What a detector is made of, for tools that look inside.
+
+    `model`: the network; its `parts` are the names under which its parameters lie;
+    `heads`: by name, the parts of it that predict for anchors;
+    `maps(canvas) -> ((rows, columns), ...)` of the feature maps that they read, on a canvas;
+    `anchors(maps=, canvas=) -> Anchors`, such as `anchors.Grid`;
+    `objective`: loss and decoding; `detect(candidates) -> Detections`, such as `nms.Rule`;
+    `pad_divisor`: as `anchors.inside`.
+    """
+
+    model: Any
+    heads: dict[str, Any]
+    maps: Callable[[tuple[int, int]], tuple[tuple[int, int], ...]]
+    anchors: Callable[..., Anchors]
+    objective: Objective
+    detect: Callable[[Candidates], Detections]
+    pad_divisor: int | None
 
 
 class Detector(NamedTuple):
     """Pure functions; the training loop knows nothing else about a method.
 
     `init(key, canvas) -> variables`;
-    `loss(variables, batch, key) -> (Terms with a leading B, statistics with a leading B, updates
-    to the variables' non-parameter collections)`;
+    `loss(variables, batch, key, step) -> (Terms with a leading B, statistics with a leading B,
+    updates to the variables' non-parameter collections)`; `key` is the same on all devices;
     `score(variables, batch) -> Candidates` and `predict(variables, batch) -> Detections`, both
     with a leading B;
     `match(variables, batch) -> (Assignment with a leading B, Anchors)`, for logs and pictures.
@@ -221,3 +282,4 @@ class Detector(NamedTuple):
     predict: Callable[..., Detections]
     match: Callable[..., tuple[Assignment, Anchors]]
     place: Callable[..., Anchors] | None = None
+    parts: Parts | None = None

@@ -266,7 +266,7 @@ def network(config: ConfigDict, *, shapes_per_cell: int = 9, **head: object) -> 
 
 def detection(scale: str) -> ConfigDict:
     """From candidates to final boxes: score above 0.05, 1000 per level, NMS at 0.5, 100 kept."""
-    return bind(nms.detect, top_k=1000 if scale == "paper" else 200)
+    return make(nms.Rule, top_k=1000 if scale == "paper" else 200)
 
 
 def extra_levels_from_p5(neck: ConfigDict) -> None:

@@ -31,7 +31,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config = retinanet.get_config(IMPROVED.get(variant, variant))
     config.name = "fcos_improved" if improved else "fcos"
     common.single_shape(config, quality="box" if improved else "class")
-    config.detector.anchors = bind(anchors.points, strides=(8, 16, 32, 64, 128))
+    config.detector.anchors = make(
+        anchors.Grid, shapes=make(anchors.locations), strides=(8, 16, 32, 64, 128)
+    )
     config.detector.objective = make(
         dense.objective,
         assign=bind(

@@ -187,8 +187,8 @@ def torchvision_fcos() -> ConfigDict:
     """Distances in strides after a ReLU, from corners of cells; the threshold is on the root."""
     config = fcos.get_config("improved")
     _torchvision_frame(config)
-    config.detector.anchors = bind(
-        anchors.grid,
+    config.detector.anchors = make(
+        anchors.Grid,
         shapes=make(anchors.relative, scales=(1.0,), ratios=(1.0,)),
         strides=(8, 16, 32, 64, 128),
         offset=0.0,

@@ -26,8 +26,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.detector = make(
         one_stage.detector,
         model=common.network(config, shapes_per_cell=9),
-        anchors=bind(
-            anchors.grid,
+        anchors=make(
+            anchors.Grid,
             # Small images hold small objects: half the paper's base size at bench scale.
             shapes=make(anchors.octaves, base_scale=4.0 if config.scale == "paper" else 2.5),
             strides=(8, 16, 32, 64, 128),

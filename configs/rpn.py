@@ -42,8 +42,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.detector = make(
         one_stage.detector,
         model=_network(config, guided=guided),
-        anchors=bind(
-            anchors.grid,
+        anchors=make(
+            anchors.Grid,
             shapes=make(
                 anchors.octaves,
                 # RetinaNet's proportion at the small scales.

@@ -54,8 +54,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.detector = make(
         one_stage.detector,
         model=network(config, side=side),
-        anchors=bind(
-            anchors.grid,
+        anchors=make(
+            anchors.Grid,
             shapes=default_boxes(side=side, levels=len(strides), lowest=lowest, percents=percents),
             strides=strides,
         ),
@@ -68,8 +68,8 @@ def get_config(arg: str = "") -> ConfigDict:
             negatives_per_positive=3,
         ),
         preprocess=bind(images.normalize),
-        detect=bind(
-            nms.detect,
+        detect=make(
+            nms.Rule,
             score_threshold=0.02,
             top_k=1000 if scale == "paper" else 200,
             iou_threshold=0.45,

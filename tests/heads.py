@@ -71,8 +71,7 @@ def over_images(function, predictions, anchors, *rest):
 
 def detect_as(params, **keywords):
     """Inference with the settings of a case, by MMDetection's rule for heads with a quality."""
-    return functools.partial(
-        nms.detect,
+    return nms.Rule(
         score_threshold=params["score_thr"],
         top_k=params["nms_pre"],
         iou_threshold=params["nms_iou"],

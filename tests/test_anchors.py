@@ -260,7 +260,9 @@ def test_reference_yolo(case):
 @golden_cases.cases("points")
 def test_reference_points(case):
     maps = tuple(tuple(size) for size in case.params["feat_sizes"])
-    located = make.points(maps=maps, strides=case.params["strides"], offset=case.params["offset"])
+    located = make.grid(
+        make.locations(), maps=maps, strides=case.params["strides"], offset=case.params["offset"]
+    )
     expected = [case.arrays[f"out_points_l{index}"] for index in range(len(maps))]
     close(geometry.to_centres(located.boxes), np.concatenate(expected))
 
@@ -283,12 +285,12 @@ def test_reference_flags(case):
 
 
 def test_points_hold_the_stride_as_their_side():
-    located = make.points(maps=((2, 2),), strides=((8, 16),))
+    located = make.grid(make.locations(), maps=((2, 2),), strides=((8, 16),))
     close(size_of(located.boxes), [[16, 8]] * 4)
 
 
 def test_the_padding_may_count_as_image_but_not_that_of_a_batch():
-    anchors = make.points(maps=((4, 4),), strides=(8,))
+    anchors = make.grid(make.locations(), maps=((4, 4),), strides=(8,))
     assert make.inside(anchors, jnp.asarray([9, 9]), divisor=None).all()
     assert not make.inside(anchors, jnp.asarray([0, 0]), divisor=None).any()
 

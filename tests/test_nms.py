@@ -77,16 +77,15 @@ def test_threshold_is_strict_and_classes_are_separate():
 
 
 top_candidates = jax.jit(nms.top_candidates, static_argnames=("score_threshold", "top_k"))
-detect = jax.jit(
-    nms.detect,
-    static_argnames=(
-        "score_threshold",
-        "top_k",
-        "iou_threshold",
-        "max_detections",
-        "voting",
-    ),
-)
+
+
+@functools.partial(jax.jit, static_argnames="keywords")
+def _detect(candidates, keywords):
+    return nms.Rule(**dict(keywords))(candidates)
+
+
+def detect(candidates, **keywords):
+    return _detect(candidates, tuple(sorted(keywords.items())))
 
 
 def slow_top(scores, threshold, top_k):
@@ -149,8 +148,8 @@ def test_thresholds_and_ranks_with_a_quality(rule, top_k):
         ]
         pairs += [(-final[a, k], a, k) for _, a, k in sorted(level)[:top_k]]
         start += count
-    everything = functools.partial(nms.detect, iou_threshold=1.0, max_detections=100, top_k=top_k)
-    got = jax.jit(functools.partial(everything, score_threshold=0.3, **rule))(candidates)
+    everything = {"iou_threshold": 1.0, "max_detections": 100, "top_k": top_k}
+    got = jax.jit(nms.Rule(score_threshold=0.3, **everything, **rule))(candidates)
     used = np.asarray(got.valid)
     np.testing.assert_allclose(
         np.asarray(got.scores)[used], [-s for s, _, _ in sorted(pairs)], rtol=1e-6
@@ -164,8 +163,7 @@ def test_thresholds_and_ranks_with_a_quality(rule, top_k):
 def test_the_best_anchors_of_each_class_whatever_their_level():
     random = np.random.default_rng(9)
     boxes, scores = random_boxes(random, 40), random.uniform(size=(40, 3)).astype(np.float32)
-    best = functools.partial(
-        nms.detect,
+    best = nms.Rule(
         top_k=4,
         top_k_of="class",
         score_threshold=0.9,
@@ -187,7 +185,7 @@ def test_the_best_anchors_of_each_class_whatever_their_level():
 
 def test_a_quality_that_is_not_a_number_takes_no_part():
     candidates = candidates_of([[0, 0, 9, 9], [20, 0, 29, 9]], [[0.9], [0.4]])
-    got = nms.detect(candidates.replace(quality=jnp.asarray([jnp.nan, 0.9])), top_k=1)
+    got = nms.Rule(top_k=1)(candidates.replace(quality=jnp.asarray([jnp.nan, 0.9])))
     np.testing.assert_allclose(np.asarray(got.scores)[np.asarray(got.valid)], [0.6], rtol=1e-6)
 
 
@@ -195,7 +193,7 @@ def test_detections_are_the_best_of_all_levels_in_order():
     random = np.random.default_rng(2)
     boxes, scores = random_boxes(random, 50), random.uniform(size=(50, 3)).astype(np.float32)
     boxes[7, 2] = boxes[7, 0]  # no area: dropped
-    best = functools.partial(detect, score_threshold=0.3, top_k=20, max_detections=12)
+    best = nms.Rule(score_threshold=0.3, top_k=20, max_detections=12)
     got = best(candidates_of(boxes, scores, (40, 10)))
     pairs = slow_top(scores[:40], 0.3, 20)
     pairs += [(a + 40, k) for a, k in slow_top(scores[40:], 0.3, 20)]

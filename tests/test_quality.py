@@ -8,7 +8,7 @@ from anchors_jax import anchors as make
 from anchors_jax import quality
 
 # Locations (4, 4), (12, 4), (4, 12), (12, 12).
-ANCHORS = make.points(maps=((2, 2),), strides=(8,))
+ANCHORS = make.grid(make.locations(), maps=((2, 2),), strides=(8,))
 ANYWHERE = jnp.zeros((4, 4))
 
 

@@ -122,7 +122,7 @@ def by_centres(
     """
     cells = cells_of(anchors)
     maps = [(rows, columns) for rows, columns, _ in anchors.level_sizes]
-    points = grids.points(maps=maps, strides=anchors.strides)
+    points = grids.grid(grids.locations(), maps=maps, strides=anchors.strides)
     found = assign(points.replace(valid=cells.rows(anchors.valid).all(axis=1)), targets)
     objects = jnp.where(found.positive[:, None], targets.boxes[found.gt], 0.0)
     overlap = geometry.iou(cells.rows(anchors.boxes), objects[:, None])

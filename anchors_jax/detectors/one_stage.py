@@ -3,18 +3,19 @@
 Functions of one image (objectives, anchor masks, NMS) are mapped over the batch here, once.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen, traverse_util
+from flax import traverse_util
 from jax import Array
 from jaxtyping import Bool
 
 from anchors_jax import images, nms
 from anchors_jax.anchors import inside
-from anchors_jax.models.one_stage import trainable_mask
+from anchors_jax.models.one_stage import OneStageNetwork, trainable_mask
 from anchors_jax.types import (
     Anchors,
     Assignment,
@@ -22,29 +23,34 @@ from anchors_jax.types import (
     Candidates,
     Detections,
     Detector,
+    Moment,
     Objective,
+    Parts,
+    Targets,
     Terms,
 )
 
 # Collections of the variables: what is trained; what only a checkpoint writes (parameters of
 # frozen stages: no gradient, no decay, no optimiser state); what the norms write while training.
 PARAMETERS, FROZEN, STATISTICS = "params", "frozen", "batch_stats"
+_RULE = nms.Rule()
 
 
 def detector(
     *,
-    model: linen.Module,
+    model: OneStageNetwork,
     anchors: Callable[..., Anchors],
     objective: Objective,
     preprocess: Callable[..., Array] = images.normalize,
-    detect: Callable[[Candidates], Detections] = nms.detect,
+    detect: Callable[[Candidates], Detections] = _RULE,
     pad_divisor: int | None = 32,
 ) -> Detector:
     """A one-stage detector from its parts.
 
     Args:
       model: images [B, H, W, 3] -> predictions with static `maps`.
-      anchors: (maps=, canvas=) -> Anchors, called while tracing: one constant per canvas.
+      anchors: (maps=, canvas=) -> Anchors, such as `anchors.Grid`, called while tracing: one
+        constant per canvas.
       objective: loss and decoding of one image.
       preprocess: (image, image_size) -> normalised float image.
       detect: Candidates of one image -> Detections.
@@ -56,6 +62,11 @@ def detector(
         # Jitted: eager initialisation of a deep network compiles hundreds of small programs.
         variables = jax.jit(model.init)(key, jnp.zeros((1, *canvas, 3), jnp.float32))
         return split_frozen(variables, trainable_mask(model, variables[PARAMETERS]))
+
+    def maps(canvas: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        image = jax.ShapeDtypeStruct((1, *canvas, 3), jnp.float32)
+        predictions, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), image)
+        return predictions.maps
 
     def grid(batch: Batch, predictions: Any) -> tuple[Anchors, Bool[Array, "B A"]]:
         canvas = batch.image.shape[1:3]
@@ -79,15 +90,23 @@ def detector(
         image = preprocess(batch.image, batch.image_size)
         return model.apply(join_frozen(variables), image, train=False)
 
-    def loss(variables: Any, batch: Batch, key: Array) -> tuple[Terms, dict[str, Array], Any]:
+    def loss(
+        variables: Any, batch: Batch, key: Array, step: Array | int = 0
+    ) -> tuple[Terms, dict[str, Array], Any]:
+        # An image's draws depend on the image and the step, not on the device that it is on.
+        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(batch.image_id)
         predictions, updates = model.apply(
             join_frozen(variables),
             preprocess(batch.image, batch.image_size),
             train=True,
             mutable=[STATISTICS],
-            rngs={"dropout": key},
+            rngs={"dropout": keys[0]},
         )
-        (terms, statistics), _ = per_image(objective.loss, batch, predictions, batch.targets)
+
+        def read(predictions: Any, anchors: Anchors, targets: Targets, key: Array) -> Any:
+            return objective.loss(predictions, anchors, targets, Moment(step, key))
+
+        (terms, statistics), _ = per_image(read, batch, predictions, batch.targets, keys)
         return terms, statistics, updates
 
     def score(variables: Any, batch: Batch) -> Candidates:
@@ -110,6 +129,15 @@ def detector(
         predict=predict,
         match=match,
         place=place if objective.place is not None else None,
+        parts=Parts(
+            model=model,
+            heads={"head": model.head},
+            maps=maps,
+            anchors=anchors,
+            objective=objective,
+            detect=detect,
+            pad_divisor=pad_divisor,
+        ),
     )
 
 

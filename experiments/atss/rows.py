@@ -45,8 +45,8 @@ TO_NORM = {**TO_GIOU, **SMOOTH_L1}
 def _squares(side: float) -> dict[str, Any]:
     """Squares for ATSS in place of FCOS's bare locations; the codes still count in strides."""
     return {
-        "detector.anchors": bind(
-            anchors.grid,
+        "detector.anchors": make(
+            anchors.Grid,
             shapes=make(anchors.relative, scales=(side,), ratios=(1.0,)),
             strides=(8, 16, 32, 64, 128),
         ),

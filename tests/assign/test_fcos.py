@@ -23,7 +23,7 @@ assign = jax.jit(
 
 @pytest.fixture(scope="module")
 def locations():
-    return make.points(maps=MAPS, strides=STRIDES)
+    return make.grid(make.locations(), maps=MAPS, strides=STRIDES)
 
 
 targets_of = functools.partial(assignments.targets_of, slots=SLOTS)
@@ -92,7 +92,7 @@ def test_degenerate_objects_get_nothing(locations):
 
 
 def test_areas_have_no_limit():
-    anchors = make.points(maps=((4, 4),), strides=(8,))
+    anchors = make.grid(make.locations(), maps=((4, 4),), strides=(8,))
     assert sum(counts(anchors, (-1e5, -1e5, 1e5, 1e5))) == 16
 
 
@@ -147,7 +147,7 @@ def slow_fcos(boxes, counts, strides, objects, *, radius, shrink, ranges):
 @pytest.mark.parametrize("radius", [None, 1.5])
 @pytest.mark.parametrize("shrink", [1.0, 0.6])
 def test_equals_the_slow_reference(radius, shrink):
-    anchors = make.points(maps=((12, 16), (6, 8), (3, 4)), strides=(8, 16, 32))
+    anchors = make.grid(make.locations(), maps=((12, 16), (6, 8), (3, 4)), strides=(8, 16, 32))
     random = np.random.default_rng(3)
     centre, side = random.uniform(10, 90, (SLOTS, 2)), random.uniform(8, 100, (SLOTS, 2))
     objects = np.concatenate([centre - side / 2, centre + side / 2], 1).astype(np.float32)

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from flax import linen, traverse_util
 
-from anchors_jax import anchors, codecs, optim, parallel, spec, train
+from anchors_jax import anchors, codecs, nms, optim, parallel, spec, train
 from anchors_jax.assign import max_iou
 from anchors_jax.detectors import one_stage
 from anchors_jax.models.dense_head import DenseHead
 from anchors_jax.models.fpn import FPN
 from anchors_jax.models.one_stage import OneStageNetwork
-from anchors_jax.nms import detect
 from anchors_jax.objectives import dense as objective
 from anchors_jax.types import Batch, Targets
 
@@ -50,7 +49,7 @@ def tiny(*, frozen=True, **keywords):
             anchors.grid, anchors.relative(scales=(2.0, 3.0), ratios=(1.0,)), strides=(8, 16)
         ),
         objective=objective.objective(assign=max_iou.assign, codec=codecs.deltas()),
-        detect=functools.partial(detect, score_threshold=0.0, max_detections=8),
+        detect=nms.Rule(score_threshold=0.0, max_detections=8),
         **keywords,
     )
 
@@ -169,9 +168,7 @@ def test_predict_detects_what_score_scores(detector, variables):
     batch = batch_of()
     candidates = jax.jit(detector.score)(variables, batch)
     assert candidates.scores.shape == (B, 2 * (8 * 12 + 4 * 6), K)
-    want = jax.jit(jax.vmap(functools.partial(detect, score_threshold=0.0, max_detections=8)))(
-        candidates
-    )
+    want = jax.jit(jax.vmap(nms.Rule(score_threshold=0.0, max_detections=8)))(candidates)
     got = jax.jit(detector.predict)(variables, batch)
     assert np.asarray(got.valid).all()
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), got, want)

@@ -110,7 +110,10 @@ def test_the_reference_ranks_by_class_score_and_we_by_the_product():
         shape=jnp.zeros(2, jnp.int32),
         level_counts=(2,),
     )
-    one = functools.partial(nms.detect, candidates, top_k=1, max_detections=1)
+
+    def one(**keywords):
+        return nms.Rule(top_k=1, max_detections=1, **keywords)(candidates)
+
     np.testing.assert_allclose(one().scores, [np.sqrt(0.45)], rtol=1e-6)
     np.testing.assert_allclose(one(score="product").scores, [0.45], rtol=1e-6)
     by_class = one(rank_by="class", score="product")

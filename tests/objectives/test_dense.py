@@ -62,8 +62,7 @@ def test_detections_agree_with_the_reference(case):
         anchors.replace(valid=jnp.ones_like(anchors.valid)),
         jnp.asarray(arrays["image_hw"]),
     )
-    detect = functools.partial(
-        nms.detect,
+    detect = nms.Rule(
         score_threshold=params["score_thr"],
         top_k=params["nms_pre"],
         iou_threshold=params["nms_iou"],

@@ -117,8 +117,7 @@ def test_detections_agree_with_the_reference(case, rules, voted):
     voting = functools.partial(
         nms.score_voting, sigma=params["sigma_t"], min_iou=params["voting_min_iou"]
     )
-    detect = functools.partial(
-        nms.detect,
+    detect = nms.Rule(
         score_threshold=params["score_thr"],
         top_k=params["nms_pre"],
         iou_threshold=params["nms_iou"],

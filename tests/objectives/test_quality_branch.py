@@ -14,7 +14,7 @@ from anchors_jax.assign import fcos, max_iou
 from anchors_jax.objectives import dense
 from anchors_jax.types import DensePredictions, Targets
 
-ANCHORS = make.points(maps=((4, 5), (2, 3)), strides=(8, 16))
+ANCHORS = make.grid(make.locations(), maps=((4, 5), (2, 3)), strides=(8, 16))
 COUNT = len(ANCHORS.boxes)
 CODEC = codecs.distances(activation="exp")
 

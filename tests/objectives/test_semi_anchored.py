@@ -170,8 +170,7 @@ def test_detections_agree_with_the_reference(case):
     anchors = heads.anchors_of(case)
     # The reference scores every cell of the canvas.
     anchors = anchors.replace(valid=jnp.ones_like(anchors.valid))
-    detect = functools.partial(
-        nms.detect,
+    detect = nms.Rule(
         score_threshold=params["score_thr"],
         top_k=params["nms_pre"],
         iou_threshold=params["nms_iou"],

@@ -1,7 +1,5 @@
 """SSD's loss and decoding by hand: mining, empty images and levels, thresholds."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,11 +127,7 @@ def test_heads_that_do_not_fit_the_grid_are_named():
         OBJECTIVE.loss(short, anchors, targets)
 
 
-DETECT = jax.jit(
-    functools.partial(
-        nms.detect, score_threshold=0.02, top_k=1000, iou_threshold=0.45, max_detections=200
-    )
-)
+DETECT = jax.jit(nms.Rule(score_threshold=0.02, top_k=1000, iou_threshold=0.45, max_detections=200))
 
 
 def candidates_of(boxes, scores, levels=None):
@@ -160,8 +154,8 @@ def test_levels_without_anchors_detect_nothing():
     random = np.random.default_rng(0)
     low = random.uniform(0, 80, (12, 2))
     boxes, scores = np.concatenate([low, low + 10], 1), random.uniform(0.1, 1, (12, 3))
-    whole = nms.detect(candidates_of(boxes, scores, (5, 7)))
-    split = nms.detect(candidates_of(boxes, scores, (0, 5, 0, 7, 0)))
+    whole = nms.Rule()(candidates_of(boxes, scores, (5, 7)))
+    split = nms.Rule()(candidates_of(boxes, scores, (0, 5, 0, 7, 0)))
     jax.tree.map(np.testing.assert_array_equal, split, whole)
 
 

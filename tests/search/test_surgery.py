@@ -1,6 +1,5 @@
 """Masked network = sliced network = deleted anchors, detection by detection, for both heads."""
 
-import functools
 import itertools
 from typing import Any, NamedTuple
 
@@ -255,11 +254,11 @@ def test_multiply_adds_of_both_heads_follow_the_kernels(module):
 
 def test_rules_that_cannot_be_followed_are_named():
     with pytest.raises(ValueError, match=r"cannot follow detector.detect.voting"):
-        DetectRule.of(functools.partial(nms.detect, voting=nms.score_voting))
+        DetectRule.of(nms.Rule(voting=nms.score_voting))
     with pytest.raises(ValueError, match=r"pruning follows nms.detect"):
         DetectRule.of(detector)
     assert DetectRule.of(nms.detect) == DetectRule()
-    assert DetectRule.of(functools.partial(nms.detect, top_k=7, voting=None)).top_k == 7
+    assert DetectRule.of(nms.Rule(top_k=7, voting=None)).top_k == 7
 
 
 def test_overanchorized_heads_have_the_menu_on_every_level():
