@@ -57,14 +57,19 @@ def main(argv: Sequence[str]) -> int:
         return 1
 
 
-def keep_compiled() -> None:
-    """Keep compiled programs: a resumed run, eval and predict start in seconds. Before JAX."""
+def settle_jax() -> None:
+    """How JAX works here, said before it is imported.
+
+    Compiled programs are kept: a resumed run, eval and predict start in seconds. Arrays of
+    different ranks do not broadcast: [A] with [A, 1] is a mistake, not an [A, A].
+    """
     cache = os.environ.get("ANCHORS_CACHE_DIR", os.path.expanduser("~/.cache/anchors_jax"))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "xla"))
+    os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
 
 def _run(argv: Sequence[str]) -> int:
-    keep_compiled()
+    settle_jax()
     # Imported late: --help and a mistyped command answer at once.
     from anchors_jax import (
         commands,

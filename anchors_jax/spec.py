@@ -20,8 +20,9 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference, config_dict
 
 BIND, MAKE = "bind", "make"
-# Every linen module takes these two; they are wiring, not hyper-parameters.
-_WIRING = frozenset({"parent", "name"})
+# Wiring, not hyper-parameters: every linen module takes the first two, and the training loop tells
+# the third.
+_WIRING = frozenset({"parent", "name", "step"})
 
 
 class SpecError(ValueError):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from anchors_jax import anchors, nms, spec
+from anchors_jax.assign import frame
 from anchors_jax.types import (
     Batch,
     Candidates,
@@ -138,12 +139,13 @@ def assignment() -> Iterator[dict[str, Any]]:
     from configs import retinanet as config
 
     detector = config.get_config("paper").detector
-    grid, objective = spec.build(detector["anchors"]), detector["objective"]
-    assign = spec.build(objective["assign"])
-    all_anchors = grid(maps=MAPS, canvas=CANVAS)
+    all_anchors = spec.build(detector["anchors"])(maps=MAPS, canvas=CANVAS)
+    assign = functools.partial(
+        frame.assigned, spec.build(detector["objective"]["assign"]), all_anchors
+    )
     for objects in (20, 100):
         _, targets = problem(objects)
-        call, memory = measure.compiled(jax.vmap(functools.partial(assign, all_anchors)), targets)
+        call, memory = measure.compiled(jax.vmap(assign), targets)
         yield {"name": f"max-IoU assignment, {objects} objects", **measure.seconds(call), **memory}
 
 

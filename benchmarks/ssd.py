@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from anchors_jax import anchors as grids
-from anchors_jax import codecs, losses, spec
+from anchors_jax import losses, spec
 from anchors_jax.assign import max_iou
-from anchors_jax.objectives import ssd as objectives
 from anchors_jax.types import DensePredictions, Targets
 from benchmarks import measure
 
@@ -50,16 +49,10 @@ def ssd() -> Iterator[dict[str, Any]]:
     from configs import ssd as config
 
     detector = config.get_config("paper").detector
-    all_anchors = spec.build(detector["anchors"])(maps=MAPS)
-    matchings = {
-        "": spec.build(detector["objective"]["assign"]),
-        ", argmax matching": lambda anchors, targets: max_iou.assign(
-            anchors, targets, negative_iou=0.5, assign_all_ties=False, ignore_iof=None
-        ),
-    }
-    codec = codecs.deltas(stds=(0.1, 0.1, 0.2, 0.2))
-    for name, assign in matchings.items():
-        objective = objectives.objective(assign=assign, codec=codec)
+    all_anchors = spec.build(detector.anchors)(maps=MAPS)
+    argmax = spec.bind(max_iou.assign, negative_iou=0.5, assign_all_ties=False)
+    for name, assign in {"": detector.objective.assign, ", argmax matching": argmax}.items():
+        objective = spec.build({**detector.objective, "assign": assign})
         for objects in (8, 100):
             call, memory = measure.compiled(_gradient(objective, all_anchors), *problem(objects))
             title = f"ssd loss+gradient{name}, {IMAGES} images, {objects} objects"
@@ -69,7 +62,7 @@ def ssd() -> Iterator[dict[str, Any]]:
     call, memory = measure.compiled(entropy, problem(8)[0].logits)
     title = f"softmax cross entropy and gradient alone, {IMAGES} images"
     yield {"name": title, **measure.seconds(call), **memory}
-    objective, detect = spec.build(detector["objective"]), spec.build(detector["detect"])
+    objective, detect = spec.build(detector.objective), spec.build(detector.detect)
 
     def infer(prediction: DensePredictions) -> Any:
         return detect(objective.decode(prediction, all_anchors, jnp.asarray([SIDE, SIDE])))

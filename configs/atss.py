@@ -14,9 +14,9 @@ Variants: paper (default), bench, smoke.
 
 from ml_collections import ConfigDict
 
-from anchors_jax import anchors, codecs, losses, quality
+from anchors_jax import anchors, codecs, losses, selection
 from anchors_jax.assign import atss
-from anchors_jax.objectives import dense
+from anchors_jax.objectives import dense, terms
 from anchors_jax.spec import bind, make
 from configs import common, retinanet
 
@@ -31,14 +31,14 @@ def get_config(arg: str = "") -> ConfigDict:
     config.detector.objective = make(
         dense.objective,
         assign=bind(atss.assign, topk=9),
-        codec=make(codecs.deltas, stds=(0.1, 0.1, 0.2, 0.2), limit_both_sides=False),
-        class_loss=bind(losses.focal, alpha=0.25, gamma=2.0),
-        box_loss=bind(losses.giou),
-        box_loss_on_codes=False,
-        box_weight=2.0,
-        count_floor=0.0,
-        quality_loss=bind(losses.bce),
-        quality_target=bind(quality.centerness),
-        box_weight_by_quality=True,
+        classify=make(terms.sigmoid, loss=bind(losses.focal, alpha=0.25, gamma=2.0)),
+        regress=make(
+            terms.on_boxes,
+            codec=make(codecs.deltas, stds=(0.1, 0.1, 0.2, 0.2), limit_both_sides=False),
+            loss=bind(losses.giou),
+            weight=2.0,
+        ),
+        select=bind(selection.everything, floor=0.0),
+        quality=common.quality_branch(),
     )
     return config

@@ -9,9 +9,10 @@ import difflib
 
 from ml_collections import ConfigDict, config_dict
 
-from anchors_jax import nms, optim
+from anchors_jax import codecs, losses, nms, optim, quality, selection
 from anchors_jax.data import coco, shapes, transforms
 from anchors_jax.models import dense_head, fpn, norms, one_stage, resnet
+from anchors_jax.objectives import guided_anchoring, guided_locations, terms
 from anchors_jax.spec import bind, make
 
 SCALES = ("paper", "bench", "smoke")
@@ -269,13 +270,44 @@ def detection(scale: str) -> ConfigDict:
     return make(nms.Rule, top_k=1000 if scale == "paper" else 200)
 
 
+def quality_branch() -> ConfigDict:
+    """A branch that learns the centerness of each box, which weighs the box loss (FCOS, ATSS)."""
+    return make(
+        terms.branch,
+        target=bind(quality.centerness),
+        loss=bind(losses.bce),
+        weighs_boxes=True,
+    )
+
+
+def guided_branches(config: ConfigDict, *, assign: ConfigDict, std: float) -> dict[str, ConfigDict]:
+    """The location and the shape branch of Guided Anchoring: an assigner of shapes, their codec."""
+    return {
+        "locations": make(
+            guided_anchoring.locations,
+            find=bind(guided_locations.find),
+            loss=bind(losses.binary_focal, alpha=0.25, gamma=2.0),
+            # The term is divided by cells. COCO has an object in 3000 of them, the small scales
+            # one in 140: without this it would weigh twenty times as much, and classes come late.
+            weight=1.0 if config.scale == "paper" else 0.05,
+        ),
+        "shapes": make(
+            guided_anchoring.shapes,
+            codec=make(codecs.shapes, std=std),
+            assign=assign,
+            loss=bind(losses.bounded_iou),
+            select=bind(selection.expected),
+        ),
+    }
+
+
 def extra_levels_from_p5(neck: ConfigDict) -> None:
     """P6 from P5 instead of C5, and a ReLU before P7 (maskrcnn-benchmark, FCOS)."""
     neck.extra_source = "P5"
     neck.relu_before_p7 = True
 
 
-def single_shape(config: ConfigDict, *, quality: str = "box") -> None:
+def single_shape(config: ConfigDict, *, quality_tower: str = "box") -> None:
     """What FCOS, ATSS and PAA share beside their method, in place of RetinaNet's.
 
     One prediction per location with a quality logit from that tower, group norm and biases in the
@@ -288,7 +320,7 @@ def single_shape(config: ConfigDict, *, quality: str = "box") -> None:
         shapes_per_cell=1,
         norm=bind(norms.GroupNorm, group_size=None if paper else 8),
         tower_bias=True,
-        quality=quality,
+        quality=quality_tower,
         level_scale=True,
     )
     extra_levels_from_p5(config.detector.model.neck)

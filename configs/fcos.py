@@ -15,9 +15,9 @@ Variants: paper (default), bench, smoke; improved, bench_improved, smoke_improve
 
 from ml_collections import ConfigDict
 
-from anchors_jax import anchors, codecs, losses, quality
+from anchors_jax import anchors, codecs, losses, selection
 from anchors_jax.assign import fcos
-from anchors_jax.objectives import dense
+from anchors_jax.objectives import dense, terms
 from anchors_jax.spec import bind, make
 from configs import common, retinanet
 
@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     improved = variant in IMPROVED
     config = retinanet.get_config(IMPROVED.get(variant, variant))
     config.name = "fcos_improved" if improved else "fcos"
-    common.single_shape(config, quality="box" if improved else "class")
+    common.single_shape(config, quality_tower="box" if improved else "class")
     config.detector.anchors = make(
         anchors.Grid, shapes=make(anchors.locations), strides=(8, 16, 32, 64, 128)
     )
@@ -42,17 +42,17 @@ def get_config(arg: str = "") -> ConfigDict:
             # RetinaNet's proportion at the small scales.
             range_in_strides=8.0 if config.scale == "paper" else 5.0,
         ),
-        codec=make(
-            codecs.distances,
-            relative=improved or config.scale != "paper",
-            activation="relu" if improved else "exp",
+        classify=make(terms.sigmoid, loss=bind(losses.focal, alpha=0.25, gamma=2.0)),
+        regress=make(
+            terms.on_boxes,
+            codec=make(
+                codecs.distances,
+                relative=improved or config.scale != "paper",
+                activation="relu" if improved else "exp",
+            ),
+            loss=bind(losses.giou) if improved else bind(losses.iou, form="log"),
         ),
-        class_loss=bind(losses.focal, alpha=0.25, gamma=2.0),
-        box_loss=bind(losses.giou) if improved else bind(losses.iou, form="log"),
-        box_loss_on_codes=False,
-        count_floor=0.0,
-        quality_loss=bind(losses.bce),
-        quality_target=bind(quality.centerness),
-        box_weight_by_quality=True,
+        select=bind(selection.everything, floor=0.0),
+        quality=common.quality_branch(),
     )
     return config

@@ -8,19 +8,19 @@ network and inference. As in MMDetection, the loss is divided by the objects of 
 Published: 800 px on COCO val2017, 1x: AP 38.7 (ResNet-50; the authors' and MMDetection's), 40.3
 (ResNet-101, MMDetection; the authors' 40.5). RetinaNet in MMDetection: 36.5, 38.5.
 Tables, under config.detector.objective: bag_size (40, 50, 60, 100), iou_threshold (0.5, 0.6, 0.7),
-alpha (0.25, 0.5, 0.75), gamma (1.5, 2.0, 2.5), box_weight; the paper gives the winners only.
+alpha (0.25, 0.5, 0.75), gamma (1.5, 2.0, 2.5), regress.weight; the paper gives the winners only.
 Run: python -m anchors_jax train --config=configs/freeanchor.py:paper --workdir=runs/freeanchor
 Variants: paper (default, MMDetection's setting), official (the authors'), bench, smoke. Missing of
 theirs: boxes that include their last pixel, and Caffe's weights with its strides and colours.
 Both references count anchors in the padding and in crowds: objective.mask_padding=False,
-objective.ignore_iof=1; MMDetection's anchors stand on the corners of cells: anchors.offset=0.
+objective.ignore_iof=None; MMDetection's anchors stand on the corners of cells: anchors.offset=0.
 """
 
 from ml_collections import ConfigDict
 
-from anchors_jax import codecs
-from anchors_jax.objectives import freeanchor
-from anchors_jax.spec import make
+from anchors_jax import codecs, losses
+from anchors_jax.objectives import freeanchor, terms
+from anchors_jax.spec import bind, make
 from configs import common, retinanet
 
 STDS = (0.1, 0.1, 0.2, 0.2)
@@ -34,7 +34,12 @@ def get_config(arg: str = "") -> ConfigDict:
     config.name = "freeanchor_official" if official else "freeanchor"
     config.detector.objective = make(
         freeanchor.objective,
-        codec=make(codecs.deltas, stds=STDS, limit_both_sides=not official),
+        regress=make(
+            terms.on_codes,
+            codec=make(codecs.deltas, stds=STDS, limit_both_sides=not official),
+            loss=bind(losses.smooth_l1, beta=0.11),
+            weight=0.75,
+        ),
         log_limit=100.0 if official else None,
     )
     if official:

@@ -26,11 +26,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config = atss.get_config(arg)
     config.name = "paa"
     objective = config.detector.objective
-    objective.assign = bind(paa.assign, topk=9)
-    losses = {key: objective[key] for key in ("codec", "class_loss", "box_loss")}
-    objective.likelihood = bind(likelihoods.class_box, **losses, lambda_s=1.0)
-    objective.box_weight = 1.3
-    objective.quality_target = bind(quality.iou)
-    objective.quality_weight = 0.5
+    losses = {"class_loss": objective.classify.loss, "box_loss": objective.regress.loss}
+    likelihood = bind(likelihoods.class_box, **losses, lambda_s=1.0)
+    objective.assign = bind(paa.assign, topk=9, likelihood=likelihood)
+    objective.regress.weight = 1.3
+    objective.quality.target = bind(quality.iou)
+    objective.quality.weight = 0.5
     config.detector.detect.voting = bind(nms.score_voting)
     return config

@@ -103,7 +103,7 @@ def mmdet_atss() -> ConfigDict:
     config = atss.get_config("paper")
     _mmdet_single_shape(config, relu_before_p7=False)
     config.detector.anchors.offset = 0.0
-    config.detector.objective.codec.limit_both_sides = True
+    config.detector.objective.regress.codec.limit_both_sides = True
     config.detector.detect.rank_by = "class"
     config.detector.detect.score = "product"
     return config
@@ -114,7 +114,7 @@ def mmdet_paa() -> ConfigDict:
     config = paa.get_config("paper")
     _mmdet_single_shape(config, relu_before_p7=False)
     config.detector.anchors.offset = 0.0
-    config.detector.objective.codec.limit_both_sides = True
+    config.detector.objective.regress.codec.limit_both_sides = True
     config.detector.detect.threshold_on = "score"
     config.detector.detect.top_k_of = "anchors"
     return config
@@ -177,7 +177,7 @@ def torchvision_retinanet() -> ConfigDict:
     config = retinanet.get_config("paper")
     _torchvision_frame(config)
     config.detector.anchors.shapes.rounding = "torchvision"
-    config.detector.objective.codec.limit_both_sides = False
+    config.detector.objective.regress.codec.limit_both_sides = False
     config.detector.detect.max_detections = 300
     config.detector.model.backbone.norm = bind(norms.FrozenBatchNorm, eps=0.0, trainable=False)
     return config
@@ -211,7 +211,7 @@ def torchvision_ssd300() -> ConfigDict:
         ratios=ssd.ratios(6),
         image_size=(300, 300),
     )
-    config.detector.objective.codec.limit_both_sides = False
+    config.detector.objective.regress.codec.limit_both_sides = False
     detect = config.detector.detect
     detect.score_threshold, detect.top_k, detect.top_k_of = 0.01, 400, "class"
     detect.min_size = -1.0  # boxes without area stay

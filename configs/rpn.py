@@ -3,7 +3,7 @@
 Papers: S. Ren et al., "Faster R-CNN", NIPS 2015, arXiv:1506.01497, with T.-Y. Lin et al., "Feature
 Pyramid Networks", CVPR 2017, arXiv:1612.03144; J. Wang et al., "Region Proposal by Guided
 Anchoring", CVPR 2019, arXiv:1901.03278.
-Read: models/proposal_head.py, nms.py (propose), assign/max_iou.py, assign/sampling.py; guided:
+Read: models/proposal_head.py, nms.py (propose), assign/max_iou.py, selection.py (expected); guided:
   objectives/guided_anchoring.py.
 Against RetinaNet: all objects are one class; levels P2 to P6, P6 by subsampling; three anchors per
 cell, positive from IoU 0.7 and negative below 0.3; binary cross entropy; the mean over samples of
@@ -16,15 +16,15 @@ Variants: paper (default), bench, smoke; guided, bench_guided, smoke_guided.
 
 from ml_collections import ConfigDict
 
-from anchors_jax import anchors, codecs, images, losses, nms
-from anchors_jax.assign import approx_iou, max_iou, regions, sampling
+from anchors_jax import anchors, codecs, images, losses, nms, selection
+from anchors_jax.assign import approx_iou, max_iou
 from anchors_jax.detectors import one_stage
 from anchors_jax.models import proposal_head
-from anchors_jax.objectives import dense as dense_objective
-from anchors_jax.objectives import guided_anchoring
+from anchors_jax.objectives import dense, guided_anchoring, terms
 from anchors_jax.spec import bind, make
 from configs import common
 
+IOUS = {"positive_iou": 0.7, "negative_iou": 0.3, "min_positive_iou": 0.3}
 GUIDED = {"guided": "paper", "bench_guided": "bench", "smoke_guided": "smoke"}
 
 
@@ -75,37 +75,32 @@ def _network(config: ConfigDict, *, guided: bool) -> ConfigDict:
     return model
 
 
-def _assign() -> ConfigDict:
-    return bind(max_iou.assign, positive_iou=0.7, negative_iou=0.3, min_positive_iou=0.3)
-
-
 def _objective() -> ConfigDict:
     return make(
-        dense_objective.objective,
-        assign=_assign(),
-        codec=make(codecs.deltas),
-        class_loss=bind(losses.class_bce),
-        box_loss=bind(losses.l1),
-        sample=bind(sampling.expected),
+        dense.objective,
+        assign=bind(max_iou.assign, **IOUS),
+        classify=make(terms.sigmoid, loss=bind(losses.class_bce)),
+        regress=make(terms.on_codes, codec=make(codecs.deltas), loss=bind(losses.l1)),
+        select=bind(selection.expected),
     )
 
 
 def _guided_objective(config: ConfigDict) -> ConfigDict:
     return make(
         guided_anchoring.objective,
-        assign=_assign(),
-        codec=make(codecs.deltas, stds=(0.07, 0.07, 0.11, 0.11)),
-        shape_codec=make(codecs.shapes, std=0.14),
-        locate=bind(regions.find),
-        assign_shapes=bind(
-            approx_iou.assign, positive_iou=0.7, negative_iou=0.3, min_positive_iou=0.3
+        assign=bind(max_iou.assign, **IOUS),
+        classify=make(terms.sigmoid, loss=bind(losses.class_bce)),
+        regress=make(
+            terms.on_codes,
+            codec=make(codecs.deltas, stds=(0.07, 0.07, 0.11, 0.11)),
+            loss=bind(losses.smooth_l1, beta=1.0),
         ),
-        class_loss=bind(losses.class_bce),
-        box_loss=bind(losses.smooth_l1, beta=1.0),
-        location_loss=bind(losses.binary_focal, alpha=0.25, gamma=2.0),
-        # As in configs/guided_anchoring.py: the term is divided by cells, few at the small scales.
-        location_weight=1.0 if config.scale == "paper" else 0.05,
-        shape_loss=bind(losses.bounded_iou),
-        sample_shapes=bind(sampling.expected),
-        sample=bind(sampling.expected),
+        select=bind(selection.expected),
+        **common.guided_branches(
+            config,
+            assign=bind(
+                approx_iou.assign, positive_iou=0.7, negative_iou=0.3, min_positive_iou=0.3
+            ),
+            std=0.14,
+        ),
     )

@@ -1,14 +1,14 @@
 """Semi-Anchored: locations are classified, 25 anchors at each regress, a third output chooses.
 
 Paper: L. Chen, Q. Qian, H. Li, "Semi-Anchored Detector for One-Stage Object Detection".
-Read: assign/locations.py, objectives/semi_anchored.py, models/semi_anchored_head.py.
+Read: objectives/locations.py, objectives/semi_anchored.py, models/semi_anchored_head.py.
 Against RetinaNet: those three; IoU loss for boxes; 5 scales x 5 ratios; group norm in the towers;
 P6 and P7 from P5. The paper's five ratios and its shrinking factor are not given.
 Published: ResNet-50, 800 px, 90k steps of 16 on COCO val2017: AP 39.6, AP50 57.4, AP75 43.1
 (RetinaNet there 35.9); 9 anchors 39.0, 1 anchor 35.8; ResNet-101, twice as long, test-dev: 43.6.
 Tables, under config.detector: 1 anchors.shapes.scales_per_octave and .ratios with
 model.head.shapes_per_cell; 2 model.head.classify_anchors; 3 the variants; 4 objective.label's
-gamma; 5 objective.sigma; 6 objective.top_k and .min_anchor_score.
+gamma; 5 objective.sigma; 6 objective.choose.top_k and .min_score.
 Run: python -m anchors_jax train --config=configs/semi_anchored.py:paper --workdir=runs/semi
 Variants: paper (default), bench, smoke; each with _fcos or _fcos_shrink: the labels of Table 3.
 """
@@ -16,9 +16,9 @@ Variants: paper (default), bench, smoke; each with _fcos or _fcos_shrink: the la
 from ml_collections import ConfigDict
 
 from anchors_jax import anchors, codecs, losses
-from anchors_jax.assign import fcos, locations, max_iou
+from anchors_jax.assign import fcos, max_iou
 from anchors_jax.models import fpn, norms, semi_anchored_head
-from anchors_jax.objectives import semi_anchored
+from anchors_jax.objectives import locations, semi_anchored, terms
 from anchors_jax.spec import bind, make
 from configs import common, retinanet
 
@@ -58,9 +58,16 @@ def get_config(arg: str = "") -> ConfigDict:
     config.detector.objective = make(
         semi_anchored.objective,
         label=label,
-        codec=make(codecs.deltas),
-        class_loss=bind(losses.focal, alpha=0.25, gamma=1.0),
-        box_loss=bind(losses.iou, form="log"),
-        anchor_loss=bind(losses.smoothed_focal, alpha=0.25, gamma=2.0),
+        **parts(codec=make(codecs.deltas)),
     )
     return config
+
+
+def parts(*, codec: ConfigDict) -> dict[str, ConfigDict]:
+    """The losses of the paper's three outputs, and its choice of anchors at inference."""
+    return {
+        "classify": make(terms.sigmoid, loss=bind(losses.focal, alpha=0.25, gamma=1.0)),
+        "regress": make(terms.on_boxes, codec=codec, loss=bind(losses.iou, form="log"), weight=2.0),
+        "anchor_loss": bind(losses.smoothed_focal, alpha=0.25, gamma=2.0),
+        "choose": bind(semi_anchored.choose),
+    }

@@ -1,7 +1,7 @@
 """Semi-Anchored on SSD: each map classifies its locations and chooses among its default boxes.
 
 Paper: L. Chen, Q. Qian, H. Li, "Semi-Anchored Detector for One-Stage Object Detection", Table 8.
-Read: assign/locations.py, objectives/semi_anchored.py, models/semi_anchored_ssd_head.py.
+Read: objectives/locations.py, objectives/semi_anchored.py, models/semi_anchored_ssd_head.py.
 Against SSD: those three; focal loss without a background class instead of mined negatives; labels
 by the max-IoU of RetinaNet (0.5, 0.4); IoU loss for boxes. Default boxes, codes, data, schedule and
 NMS are SSD's, which the paper does not say.
@@ -12,19 +12,19 @@ Variants: those of configs/ssd.py: paper (default), paper512, voc300, voc512, be
 
 from ml_collections import ConfigDict
 
-from anchors_jax import losses
-from anchors_jax.assign import locations, max_iou
+from anchors_jax.assign import max_iou
 from anchors_jax.models import semi_anchored_ssd_head
-from anchors_jax.objectives import semi_anchored
+from anchors_jax.objectives import locations
+from anchors_jax.objectives import semi_anchored as semi_anchored_objective
 from anchors_jax.spec import bind, make
-from configs import ssd
+from configs import semi_anchored, ssd
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: as in configs/ssd.py."""
     config = ssd.get_config(arg)
     config.name = f"semi_anchored_{config.name}"
-    head, codec = config.detector.model.head, config.detector.objective.codec
+    head, codec = config.detector.model.head, config.detector.objective.regress.codec
     config.detector.model.head = make(
         semi_anchored_ssd_head.SemiAnchoredSSDHead,
         num_classes=config.get_ref("num_classes"),
@@ -32,11 +32,8 @@ def get_config(arg: str = "") -> ConfigDict:
         dtype=config.get_ref("compute_dtype"),
     )
     config.detector.objective = make(
-        semi_anchored.objective,
-        label=bind(locations.by_anchors, assign=bind(max_iou.assign, ignore_iof=None)),
-        codec=codec,
-        class_loss=bind(losses.focal, alpha=0.25, gamma=1.0),
-        box_loss=bind(losses.iou, form="log"),
-        anchor_loss=bind(losses.smoothed_focal, alpha=0.25, gamma=2.0),
+        semi_anchored_objective.objective,
+        label=bind(locations.by_anchors, assign=bind(max_iou.assign), ignore_iof=None),
+        **semi_anchored.parts(codec=codec),
     )
     return config

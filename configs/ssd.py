@@ -1,13 +1,12 @@
 """SSD: default boxes on six or seven maps, softmax with hard negatives, one convolution per head.
 
 Paper: W. Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016, arXiv:1512.02325.
-Read: assign/bipartite.py, objectives/ssd.py, models/vgg.py, ssd_neck.py, ssd_head.py.
+Read: assign/bipartite.py, selection.py (hard_negatives), models/vgg.py, ssd_neck.py, ssd_head.py.
 Against RetinaNet: images warped to a square; VGG16 and strided layers instead of an FPN; absolute
 box sizes, 4 or 6 per cell; greedy matching without ignored anchors; softmax with background over
 the 3 hardest negatives per positive instead of the focal loss. The schedule, the sizes and the
 inference are MMDetection's; its matching is bind(max_iou.assign, negative_iou=0.5,
-assign_all_ties=False, ignore_iof=None), its divisor objective.count_floor=1 and
-train.normaliser_group=8.
+assign_all_ties=False), its divisor objective.select.floor=1 and train.normaliser_group=8.
 Published: COCO val2017: SSD300 AP 25.5, SSD512 29.5 (MMDetection, 120 epochs); paper, test-dev2015:
 25.1 and 28.8; VOC 2007 test, trained on 07+12: mAP 77.2 and 79.8.
 Run: python -m anchors_jax train --config=configs/ssd.py:paper --workdir=runs/ssd
@@ -17,13 +16,13 @@ files of VOC2007 and VOC2012, whose names do not collide), bench, smoke.
 
 from ml_collections import ConfigDict
 
-from anchors_jax import anchors, codecs, images, losses, nms, optim
+from anchors_jax import anchors, codecs, images, losses, nms, optim, selection
 from anchors_jax.assign import bipartite
 from anchors_jax.data import augment, transforms, voc
 from anchors_jax.detectors import one_stage
 from anchors_jax.models import norms, resnet, ssd_head, ssd_neck, vgg
 from anchors_jax.models.one_stage import OneStageNetwork
-from anchors_jax.objectives import ssd
+from anchors_jax.objectives import dense, terms
 from anchors_jax.spec import bind, make
 from configs import common
 
@@ -60,12 +59,16 @@ def get_config(arg: str = "") -> ConfigDict:
             strides=strides,
         ),
         objective=make(
-            ssd.objective,
-            # Crowd regions say nothing, as in all references.
-            assign=bind(bipartite.assign, positive_iou=0.5, ignore_iof=None),
-            codec=make(codecs.deltas, stds=(0.1, 0.1, 0.2, 0.2)),
-            box_loss=bind(losses.smooth_l1, beta=1.0),
-            negatives_per_positive=3,
+            dense.objective,
+            assign=bind(bipartite.assign, positive_iou=0.5),
+            classify=make(terms.softmax, loss=bind(losses.cross_entropy)),
+            regress=make(
+                terms.on_codes,
+                codec=make(codecs.deltas, stds=(0.1, 0.1, 0.2, 0.2)),
+                loss=bind(losses.smooth_l1, beta=1.0),
+            ),
+            select=bind(selection.hard_negatives, per_positive=3),
+            ignore_iof=None,  # crowd regions say nothing, as in all references
         ),
         preprocess=bind(images.normalize),
         detect=make(

@@ -15,6 +15,9 @@ def drawn(**style: Any) -> dict[str, Any]:
     }
 
 
+# A dense detector without its quality branch.
+NO_QUALITY = {"detector.model.head.quality": None, "detector.objective.quality": None}
+
 # As every config's bench scale: one to five well-separated objects, sides 20 to 102, ratio up to 2.
 EASY: dict[str, Any] = {}
 # Do more scales per location help? Sides 8 to 115, almost four octaves, nearly square.

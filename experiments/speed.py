@@ -113,9 +113,9 @@ def _subject(cell: Any, one: Any, extra: Sequence[str]) -> Any:
 
 def main(words: Sequence[str]) -> int:
     """Run one command line; returns the exit status (1: failed, 2: not understood)."""
-    from anchors_jax.__main__ import keep_compiled
+    from anchors_jax.__main__ import settle_jax
 
-    keep_compiled()
+    settle_jax()
     # Libraries' notes on their own housekeeping; faults reach the user as exceptions.
     logging.getLogger("absl").setLevel(logging.ERROR)
     from experiments.rows import PAPERS

@@ -49,7 +49,7 @@ where
 
 examples
   python -m experiments.sweep --config=configs/quickstart.py --workdir=runs/sweeps/rate_gamma \\
-    --space=train.learning_rate=log:1e-4:1e-2,detector.objective.class_loss.gamma=float:0.5:3 --trials=20
+    --space=train.learning_rate=log:1e-4:1e-2,detector.objective.classify.loss.gamma=float:0.5:3 --trials=20
   python -m experiments.sweep --config=configs/quickstart.py --workdir=runs/sweeps/head --sampler=nsga2 \\
     --space=detector.model.head.depth=int:0:4,detector.model.head.width=int:16:128:16 --objectives=AP,macs
   python -m anchors_jax train --config=runs/sweeps/rate_gamma/best.json --config.seed=1 --workdir=runs/best1
@@ -183,9 +183,9 @@ def line(ended: Any, objectives: Sequence[str]) -> str:
 
 def main(words: Sequence[str]) -> int:
     """Run one command line; returns the exit status (1: failed, 2: not understood)."""
-    from anchors_jax.__main__ import keep_compiled
+    from anchors_jax.__main__ import settle_jax
 
-    keep_compiled()
+    settle_jax()
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     return exit_status(run, words, usage=USAGE)
 

@@ -1,8 +1,12 @@
 """Small assignment problems and their answers as one array, for the tests of single assigners."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from anchors_jax.assign import frame
 from anchors_jax.types import Anchors, Targets
 
 NEGATIVE, IGNORED = -1, -2
@@ -34,6 +38,21 @@ def targets_of(objects, crowds=(), slots=None, *, labels=(), filler=np.nan) -> T
         valid=jnp.asarray(index < len(boxes)),
         crowd=jnp.asarray(index >= len(np.reshape(objects, (-1, 4)))),
     )
+
+
+def in_frame(assign):
+    """An assigner as objectives run it, jitted; of its keywords `ignore_iof` is the frame's."""
+
+    @functools.partial(jax.jit, static_argnames="keywords")
+    def run(anchors, targets, keywords):
+        own = dict(keywords)
+        frames = {"ignore_iof": own.pop("ignore_iof")} if "ignore_iof" in own else {}
+        return frame.assigned(functools.partial(assign, **own), anchors, targets, **frames)
+
+    def assigned(anchors, targets, **keywords):
+        return run(anchors, targets, tuple(keywords.items()))
+
+    return assigned
 
 
 def coded(assignment) -> np.ndarray:

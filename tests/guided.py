@@ -9,9 +9,9 @@ import numpy as np
 from golden_cases import Case
 
 from anchors_jax import anchors as make
-from anchors_jax import codecs, losses
-from anchors_jax.assign import approx_iou, max_iou, regions, sampling
-from anchors_jax.objectives import guided_anchoring
+from anchors_jax import codecs, losses, selection
+from anchors_jax.assign import approx_iou, max_iou
+from anchors_jax.objectives import guided_anchoring, guided_locations, terms
 from anchors_jax.types import Anchors, GuidedPredictions
 
 RPN = {"strides": (4, 8, 16, 32, 64), "base_scale": 8}
@@ -84,9 +84,9 @@ def predictions_of(case: Case) -> GuidedPredictions:
     )
 
 
-def objective(params, *, number=None, **keywords):
+def objective(params, *, number=None, centre_terms=True, gate=None, **keywords):
     """The objective with the settings of a case; `number` anchors are sampled, None: all."""
-    sample = functools.partial(sampling.expected, number=number)
+    sample = functools.partial(selection.expected, number=number)
     return guided_anchoring.objective(
         **{
             "assign": functools.partial(
@@ -95,21 +95,30 @@ def objective(params, *, number=None, **keywords):
                 negative_iou=params["neg_iou_thr"],
                 min_positive_iou=params["min_pos_iou"],
             ),
-            "codec": codecs.deltas(stds=tuple(params["stds"])),
-            "shape_codec": codecs.shapes(std=params["shape_stds"][-1]),
-            "locate": functools.partial(
-                regions.find,
-                centre=params["center_ratio"],
-                ignore=params["ignore_ratio"],
-                outside_weight=params["outside_weight"],
+            "classify": terms.sigmoid(
+                loss=losses.class_bce if params["kind"] == "rpn" else losses.focal
             ),
-            "assign_shapes": shape_assigner(params),
-            "class_loss": losses.class_bce if params["kind"] == "rpn" else losses.focal,
-            "box_loss": functools.partial(losses.smooth_l1, beta=params["smooth_l1_beta"]),
-            "shape_loss": functools.partial(losses.bounded_iou, beta=params["shape_beta"]),
-            "sample_shapes": sample,
-            "sample": sample if params["kind"] == "rpn" else None,
-            "gate": params["loc_filter_thr"],
+            "regress": terms.on_codes(
+                codec=codecs.deltas(stds=tuple(params["stds"])),
+                loss=functools.partial(losses.smooth_l1, beta=params["smooth_l1_beta"]),
+            ),
+            "locations": guided_anchoring.locations(
+                find=functools.partial(
+                    guided_locations.find,
+                    centre=params["center_ratio"],
+                    ignore=params["ignore_ratio"],
+                    outside_weight=params["outside_weight"],
+                ),
+                gate=params["loc_filter_thr"] if gate is None else gate,
+            ),
+            "shapes": guided_anchoring.shapes(
+                codec=codecs.shapes(std=params["shape_stds"][-1]),
+                assign=shape_assigner(params),
+                loss=functools.partial(losses.bounded_iou, beta=params["shape_beta"]),
+                select=sample,
+                centre_terms=centre_terms,
+            ),
+            "select": sample if params["kind"] == "rpn" else selection.everything,
             **keywords,
         }
     )

@@ -9,7 +9,7 @@ from golden_cases import Case
 
 from anchors_jax import codecs, losses, nms
 from anchors_jax.assign import max_iou
-from anchors_jax.objectives import dense
+from anchors_jax.objectives import dense, terms
 from anchors_jax.types import Anchors, DensePredictions, Targets
 
 
@@ -93,7 +93,12 @@ def check_detections(found, arrays):
         np.testing.assert_allclose(got[2], want[2], rtol=1e-5, atol=2e-3)
 
 
-def by_max_iou(params, **keywords):
+def focal(params):
+    """The focal loss of a case."""
+    return functools.partial(losses.focal, alpha=params["focal_alpha"], gamma=params["focal_gamma"])
+
+
+def by_max_iou(params, class_loss, **keywords):
     """The dense objective of a case whose anchors are assigned by their largest IoU."""
     box_loss = losses.l1
     if params["box_loss"] == "smooth_l1":
@@ -105,8 +110,8 @@ def by_max_iou(params, **keywords):
             negative_iou=params["neg_iou_thr"],
             min_positive_iou=params["min_pos_iou"],
         ),
-        codec=codecs.deltas(stds=tuple(params["stds"])),
-        box_loss=box_loss,
+        classify=terms.sigmoid(loss=class_loss),
+        regress=terms.on_codes(codec=codecs.deltas(stds=tuple(params["stds"])), loss=box_loss),
         **keywords,
     )
 

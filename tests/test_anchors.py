@@ -305,3 +305,19 @@ def test_hidden_shapes_are_there_but_not_valid():
     np.testing.assert_array_equal(some.valid, np.isin(np.asarray(some.shape), (1, 2)))
     with pytest.raises(ValueError, match="no shape 4 to hide"):
         make.grid(shapes, maps=maps, strides=strides, hidden=(4,))
+
+
+def test_boxes_from_somewhere_else_are_anchors_on_no_grid():
+    boxes = jnp.asarray([[0.0, 0.0, 4.0, 4.0], [3.0, 1.0, 9.0, 8.0]])
+    found = make.free(boxes, jnp.asarray([True, False]))
+    assert found.level_counts == (2,)
+    np.testing.assert_array_equal(found.boxes, boxes)
+    with pytest.raises(ValueError, match="no stride"):
+        found.stride_of_anchor()
+
+
+def test_every_anchor_knows_its_stride():
+    anchors = make.grid(make.explicit(sizes=[[(1, 2), (3, 4)], [(5, 6)]]), maps=((1, 2), (1, 1)),
+                        strides=(8, (16, 24)))  # fmt: skip
+    want = [[8, 8]] * 4 + [[24, 16]]
+    np.testing.assert_array_equal(anchors.stride_of_anchor(), want)

@@ -340,3 +340,16 @@ def test_proposals_suppress_within_a_level_only():
     np.testing.assert_allclose(fewer.scores, [0.95, 0.9])
     before = nms.propose(candidates, top_k=2, max_proposals=6)  # the third is not even looked at
     np.testing.assert_array_equal(before.valid.sum(), 2)
+
+
+def test_boxes_may_differ_by_class():
+    boxes = np.float32([[0, 0, 10, 10], [50, 0, 60, 10]])
+    scores = np.float32([[0.9, 0.8]])
+    by_class = candidates_of(boxes[:1], scores).replace(boxes=jnp.asarray(boxes[None]))
+    found = nms.Rule(max_detections=3)(by_class)
+    np.testing.assert_array_equal(found.boxes[:2], boxes)
+    np.testing.assert_array_equal(found.labels[:2], [0, 1])
+    # One box per anchor is the same box for every class.
+    alike = by_class.replace(boxes=jnp.broadcast_to(by_class.boxes[:, :1], (1, 2, 4)))
+    plain = nms.Rule()(candidates_of(boxes[:1], scores))
+    jax.tree.map(np.testing.assert_array_equal, nms.Rule()(alike), plain)

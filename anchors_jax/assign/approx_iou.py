@@ -34,7 +34,6 @@ def assign(
     positive_iou: float = 0.5,
     negative_iou: float = 0.4,
     min_positive_iou: float = 0.4,
-    ignore_iof: float = 0.5,
     tie_tolerance: float = 1e-5,
 ) -> Assignment:
     """Positives, negatives and ignored cells of one image, by approximate vIoU.
@@ -47,23 +46,20 @@ def assign(
         positive_iou: at least this makes a cell positive.
         negative_iou: below this a cell is negative.
         min_positive_iou: an object claims its best cells only if they reach this.
-        ignore_iof: cells with more than this share of their square inside a crowd region are
-            ignored before anything else.
         tie_tolerance: overlaps within this share of an object's largest count as equal to it.
     """
-    usable = anchors.valid & ~primitives.in_crowd(anchors.boxes, targets, ignore_iof=ignore_iof)
     match = primitives.largest_iou(
         approximations(anchors.boxes, scales_per_octave=scales_per_octave, ratios=ratios),
-        usable,
+        anchors.valid,
         targets,
         min_positive_iou=min_positive_iou,
         tie_tolerance=tie_tolerance,
     )
-    positive = usable & ((match.iou >= positive_iou) | match.claimed)
+    positive = anchors.valid & ((match.iou >= positive_iou) | match.claimed)
     return Assignment(
         gt=jnp.where(positive, match.claiming_owner, 0),
         positive=positive,
-        ignored=~usable | (~positive & (match.iou >= negative_iou)),
+        ignored=~positive & (match.iou >= negative_iou),
     )
 
 

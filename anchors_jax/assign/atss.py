@@ -15,8 +15,8 @@ with a side of 8 strides (Table 7).
 
 Differs from the paper, like its official code: k counts cells, so that several anchors per cell
 multiply it (`topk_per_shape`); a level with fewer anchors gives all it has; the deviation is the
-unbiased one; a centre must be more than 0.01 pixels inside. Beyond both: crowd regions (as in
-MMDetection), and IoUs equal to the threshold but for rounding pass (`tie_tolerance`).
+unbiased one; a centre must be more than 0.01 pixels inside. Beyond both: IoUs equal to the
+threshold but for rounding pass (`tie_tolerance`).
 """
 
 from typing import NamedTuple
@@ -46,12 +46,11 @@ def assign(
     topk: int = 9,
     topk_per_shape: bool = True,
     centre_margin: float = 0.01,
-    ignore_iof: float = 0.5,
     tie_tolerance: float = 1e-5,
 ) -> Assignment:
     """Positives and negatives of one image, by the statistics of each object's candidates.
 
-    Invalid anchors and those inside crowd regions are ignored and are no candidates.
+    Invalid anchors are no candidates.
 
     Args:
         anchors: A anchors.
@@ -60,34 +59,27 @@ def assign(
         topk_per_shape: take `topk` times the anchors per cell (official code); False: `topk`,
             however many anchors a cell has (MMDetection).
         centre_margin: centres must lie more than this inside the object, in pixels.
-        ignore_iof: anchors with more than this share of their area inside a crowd region are
-            ignored.
         tie_tolerance: IoUs pass that fall short of the threshold by this share of it.
     """
     boxes = anchors.boxes
-    usable = anchors.valid & ~primitives.in_crowd(boxes, targets, ignore_iof=ignore_iof)
     sizes = tuple(
         min(topk * (shapes if topk_per_shape else 1), rows * columns * shapes)
         for rows, columns, shapes in anchors.level_sizes
     )
 
-    def body(found: _Candidates, objects: Array, slots: Array, used: Array) -> _Candidates:
-        anchor, valid = _nearest(objects, boxes, usable, anchors.level_counts, sizes)
+    def candidates(objects: Array, slots: Array) -> _Candidates:
+        del slots
+        anchor, valid = _nearest(objects, boxes, anchors.valid, anchors.level_counts, sizes)
         overlap = geometry.iou(objects[:, None], boxes[anchor])
         enough = _above_threshold(overlap, valid, tie_tolerance)
         inside = primitives.centre_inside(boxes[anchor], objects[:, None], margin=centre_margin)
-        positive = valid & enough & inside
-        rows = jnp.where(used, slots, targets.valid.shape[0])  # unused rows are dropped
-        parts = _Candidates(anchor, overlap, positive)
-        return _Candidates(
-            *(a.at[rows].set(b, mode="drop") for a, b in zip(found, parts, strict=True))
-        )
+        return _Candidates(anchor, overlap, valid & enough & inside)
 
     shape = (targets.valid.shape[0], sum(sizes))
     none = _Candidates(jnp.zeros(shape, jnp.int32), jnp.zeros(shape), jnp.zeros(shape, bool))
-    found = primitives.fold(body, none, targets.boxes, targets.objects, block=_BLOCK)
+    found = primitives.per_object(candidates, none, targets.boxes, targets.objects, block=_BLOCK)
     gt, positive = _owners(found, boxes.shape[0])
-    return Assignment(gt=gt, positive=positive, ignored=~usable)
+    return Assignment(gt=gt, positive=positive, ignored=jnp.zeros_like(positive))
 
 
 def _nearest(

@@ -31,25 +31,23 @@ def assign(
     *,
     positive_iou: float = 0.5,
     min_iou: float = 1e-6,
-    ignore_iof: float | None = 0.5,
 ) -> Assignment:
-    """Positives and negatives of one image. Invalid anchors are ignored and take part in nothing.
+    """Positives and negatives of one image.
 
     Args:
         anchors: A anchors.
         targets: G slots.
         positive_iou: at least this makes an anchor positive.
         min_iou: an object takes an anchor only if it overlaps it by more.
-        ignore_iof: anchors with more than this share of their area inside a crowd region are
-            ignored before anything else; None: crowd regions say nothing (all references).
     """
-    usable = anchors.valid & ~primitives.in_crowd(anchors.boxes, targets, ignore_iof=ignore_iof)
-    match = primitives.largest_iou(anchors.boxes, usable, targets, match_low_quality=False)
-    taker = one_to_one(anchors.boxes, usable, targets, min_iou=min_iou)
+    match = primitives.largest_iou(anchors.boxes, anchors.valid, targets, match_low_quality=False)
+    taker = one_to_one(anchors.boxes, anchors.valid, targets, min_iou=min_iou)
     taken = taker >= 0
-    positive = taken | (usable & (match.iou >= positive_iou))
+    positive = taken | (anchors.valid & (match.iou >= positive_iou))
     gt = jnp.where(taken, taker, match.owner)
-    return Assignment(gt=jnp.where(positive, gt, 0), positive=positive, ignored=~usable)
+    return Assignment(
+        gt=jnp.where(positive, gt, 0), positive=positive, ignored=jnp.zeros_like(positive)
+    )
 
 
 class _State(NamedTuple):

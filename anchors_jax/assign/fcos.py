@@ -14,7 +14,7 @@ Of several objects the smallest one wins, of equal ones the first.
 Differs from the paper: the central part. A square of 1.5 strides around the object's centre, cut
 to the object, is the sampling of the extended paper (its Section 2.1) and of all code bases;
 shrinking the object by a ratio appears in descendants. Areas have no upper limit (official code:
-objects above 1e8 square pixels are background). Crowd regions are those of this library.
+objects above 1e8 square pixels are background).
 """
 
 import functools
@@ -42,15 +42,14 @@ def assign(
     shrink: Number = 1.0,
     range_in_strides: Number = 8.0,
     ranges: Sequence[Sequence[Number]] | None = None,
-    ignore_iof: float = 0.5,
 ) -> Assignment:
     """Positives and negatives of one image, by location and level.
 
-    Invalid anchors and those inside crowd regions are ignored. FCOS treats all locations of the
-    canvas as valid, those beyond the image too: that is `pad_divisor=None` of the detector.
+    FCOS treats all locations of the canvas as valid, those beyond the image too: that is
+    `pad_divisor=None` of the detector.
 
     Args:
-        anchors: from `anchors.points`; their centres are the locations.
+        anchors: of a grid of `anchors.locations`; their centres are the locations.
         targets: G slots.
         centre_radius: locations must be nearer to the object's centre than this many strides, in x
             and in y; None: anywhere inside (the first paper). 1.5 in the extended one.
@@ -58,8 +57,6 @@ def assign(
         range_in_strides: the range of a level ends at this many of its strides and begins where
             the one below ends: 64, 128, 256, 512 pixels; the last one has no end.
         ranges: (low, high) of each level in pixels instead.
-        ignore_iof: anchors with more than this share of their area inside a crowd region are
-            ignored.
 
     Raises:
         ValueError: `ranges` and anchors differ in their number of levels.
@@ -67,7 +64,7 @@ def assign(
     boxes, slots = anchors.boxes, targets.valid.shape[0]
     low, high = (bound[None] for bound in _ranges(anchors, range_in_strides, ranges))
     x, y = (geometry.to_centres(boxes)[None, :, axis] for axis in (0, 1))
-    reach = None if centre_radius is None else centre_radius * _strides(anchors)
+    reach = None if centre_radius is None else centre_radius * anchors.stride_of_anchor()
     # By increasing area the first object that accepts a location is the one that wins it.
     order = jnp.argsort(jnp.where(targets.valid, geometry.area(targets.boxes), jnp.inf))
 
@@ -89,10 +86,11 @@ def assign(
     first = primitives.fold(
         body, nobody, targets.boxes[order], targets.objects[order], block=_BLOCK
     )
-    usable = anchors.valid & ~primitives.in_crowd(boxes, targets, ignore_iof=ignore_iof)
-    positive = usable & (first < slots)
+    positive = anchors.valid & (first < slots)
     owner = jnp.append(order.astype(jnp.int32), 0)[first]
-    return Assignment(gt=jnp.where(positive, owner, 0), positive=positive, ignored=~usable)
+    return Assignment(
+        gt=jnp.where(positive, owner, 0), positive=positive, ignored=jnp.zeros_like(positive)
+    )
 
 
 def _distances(x: Array, y: Array, objects: Array) -> tuple[Array, ...]:
@@ -118,9 +116,3 @@ def _ranges(
         raise ValueError(f"fcos: {len(ranges)} ranges but {len(counts)} levels")
     low, high = np.repeat(np.asarray(ranges, np.float32), counts, axis=0).T
     return jnp.asarray(low), jnp.asarray(high)
-
-
-def _strides(anchors: Anchors) -> Float[Array, "A 2"]:
-    """(x, y) stride of every anchor's level."""
-    pairs = np.asarray([(x, y) for y, x in anchors.strides], np.float32)
-    return jnp.asarray(np.repeat(pairs, anchors.level_counts, axis=0))

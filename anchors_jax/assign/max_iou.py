@@ -32,14 +32,11 @@ def assign(
     match_low_quality: bool = True,
     low_quality_owner: Literal["claiming", "own"] = "claiming",
     assign_all_ties: bool = True,
-    ignore_iof: float | None = 0.5,
     tie_tolerance: float = 1e-5,
     claim_without_overlap: bool = False,
     centre_margin: float | None = None,
 ) -> Assignment:
     """Positives, negatives and ignored anchors of one image, by IoU.
-
-    Invalid anchors are ignored and take part in nothing.
 
     Args:
         anchors: A anchors.
@@ -51,8 +48,6 @@ def assign(
         low_quality_owner: "claiming": a claimed anchor belongs to the object that claims it
             (MMDetection). "own": to the object it overlaps most (torchvision, Detectron).
         assign_all_ties: claim all best anchors; False: the first one only (SSD).
-        ignore_iof: anchors with more than this share of their area inside a crowd region are
-            ignored before anything else; None: crowd regions say nothing (SSD).
         tie_tolerance: IoUs within this share of the largest count as equal to it. Anchor corners
             near 1000 px carry 6e-5 px of rounding, about 1e-5 of the IoU of the smallest anchors.
         claim_without_overlap: let an object that meets no anchor claim all anchors it does not
@@ -61,10 +56,9 @@ def assign(
             pixels, are ignored instead: "In GT Box" of ATSS's Table 1, whose code has 0.01. None:
             centres may lie anywhere.
     """
-    usable = anchors.valid & ~primitives.in_crowd(anchors.boxes, targets, ignore_iof=ignore_iof)
     match = primitives.largest_iou(
         anchors.boxes,
-        usable,
+        anchors.valid,
         targets,
         min_positive_iou=min_positive_iou,
         match_low_quality=match_low_quality,
@@ -72,9 +66,9 @@ def assign(
         tie_tolerance=tie_tolerance,
         claim_without_overlap=claim_without_overlap,
     )
-    positive = usable & ((match.iou >= positive_iou) | match.claimed)
+    positive = anchors.valid & ((match.iou >= positive_iou) | match.claimed)
     gt = match.claiming_owner if low_quality_owner == "claiming" else match.owner
-    ignored = ~usable | (~positive & (match.iou >= negative_iou))
+    ignored = ~positive & (match.iou >= negative_iou)
     if centre_margin is not None:
         inside = primitives.centre_inside(anchors.boxes, targets.boxes[gt], margin=centre_margin)
         positive, ignored = positive & inside, ignored | (positive & ~inside)

@@ -14,24 +14,25 @@ Differs from the paper: 1 is the rule of the authors' code (the text only says t
 belongs to its best object); an object that meets no anchor has no candidate (there it makes every
 anchor one). The text's first version describes "b", its last "c".
 MMDetection: `low_quality_owner="claiming"`, `separation="c_members"`, `min_candidates=2`, and
-`lambda_s=1.3` in the likelihood.
+`lambda_s=1.3` of the likelihood.
 """
 
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from anchors_jax import mixture
+from anchors_jax import likelihoods, mixture
 from anchors_jax.assign import primitives
-from anchors_jax.types import Anchors, Assignment, Targets
+from anchors_jax.types import Anchors, Assignment, Predicted, Targets
 
-LogLikelihood = Float[Array, "G A"] | Callable[[Array], Array]
+# (predicted, targets) -> (objects [A]) -> [A]: see `likelihoods`.
+Likelihood = Callable[[Predicted, Targets], Callable[[Array], Array]]
 Separation = Literal["a", "b", "c", "c_members", "d", "fixed_number", "fixed_range"]
 
 # Objects per step when candidates are ranked.
@@ -49,14 +50,14 @@ class Sets(NamedTuple):
 def assign(
     anchors: Anchors,
     targets: Targets,
-    log_likelihood: LogLikelihood,
+    predicted: Predicted,
     *,
+    likelihood: Likelihood = likelihoods.class_box,
     topk: int = 9,
     candidate_iou: float = 0.1,
     low_quality_owner: Literal["own", "claiming"] = "own",
     separation: Separation = "c",
     min_candidates: int = 1,
-    ignore_iof: float = 0.5,
     tie_tolerance: float = 1e-5,
     fixed_number: int = 10,
     least_score: float = 0.1,
@@ -64,13 +65,12 @@ def assign(
 ) -> Assignment:
     """Positives by likelihood, and the anchors that the schemes "b" and "d" leave out.
 
-    Invalid anchors are ignored and take part in nothing.
-
     Args:
         anchors: A anchors.
         targets: G slots.
-        log_likelihood: a function `(objects [A]) -> [A]`, each anchor's log-likelihood with the one
-            object named for it (see `likelihoods`), or all of them as a matrix.
+        predicted: boxes and logits of the A anchors.
+        likelihood: (predicted, targets) -> a function `(objects [A]) -> [A]`, the log-likelihood of
+            each anchor with its given object (see `likelihoods`).
         topk: candidates of an object per level.
         candidate_iou: at least this IoU makes an anchor a candidate.
         low_quality_owner: whose candidate an anchor is that some object claims: "own": of the
@@ -87,8 +87,6 @@ def assign(
             with: the `fixed_number` best, or all with a score exp(-loss) above `least_score`.
         min_candidates: objects with fewer candidates get no positive. A single one is positive
             without a mixture (MMDetection: 2).
-        ignore_iof: anchors with more than this share of their area inside a crowd region are
-            ignored before anything else.
         tie_tolerance: IoUs within this share of an object's largest count as equal to it. A small
             object inside many anchors of equal size needs them all as candidates.
         fixed_number, least_score: of the separations called after them; the paper's values are in
@@ -98,11 +96,10 @@ def assign(
     sets = candidate_sets(
         anchors,
         targets,
-        log_likelihood,
+        likelihood(predicted, targets),
         topk=topk,
         candidate_iou=candidate_iou,
         low_quality_owner=low_quality_owner,
-        ignore_iof=ignore_iof,
         tie_tolerance=tie_tolerance,
     )
     fitted = jax.vmap(fit)(sets.loss, sets.used)
@@ -119,8 +116,7 @@ def assign(
     rows = jnp.broadcast_to(jnp.arange(chosen.shape[0], dtype=jnp.int32)[:, None], chosen.shape)
     gt = jnp.full(count, -1, jnp.int32)
     gt = gt.at[jnp.where(chosen, sets.anchor, count)].set(rows, mode="drop")
-    crowded = primitives.in_crowd(anchors.boxes, targets, ignore_iof=ignore_iof)
-    ignored = ~anchors.valid | crowded
+    ignored = jnp.zeros(count, bool)
     ignored = ignored.at[jnp.where(left_out, sets.anchor, count)].set(True, mode="drop")
     return Assignment(
         gt=jnp.maximum(gt, 0),
@@ -133,24 +129,22 @@ def assign(
 def candidate_sets(
     anchors: Anchors,
     targets: Targets,
-    log_likelihood: LogLikelihood,
+    log_likelihood: Callable[[Array], Array],
     *,
     topk: int = 9,
     candidate_iou: float = 0.1,
     low_quality_owner: Literal["own", "claiming"] = "own",
-    ignore_iof: float = 0.5,
     tie_tolerance: float = 1e-5,
 ) -> Sets:
     """Steps 1 and 2: what the mixtures are fitted to. Arguments as in `assign`."""
-    usable = anchors.valid & ~primitives.in_crowd(anchors.boxes, targets, ignore_iof=ignore_iof)
-    match = primitives.largest_iou(anchors.boxes, usable, targets, tie_tolerance=tie_tolerance)
-    candidate = usable & ((match.iou >= candidate_iou) | match.claimed)
+    match = primitives.largest_iou(
+        anchors.boxes, anchors.valid, targets, tie_tolerance=tie_tolerance
+    )
+    candidate = anchors.valid & ((match.iou >= candidate_iou) | match.claimed)
     owner = match.owner if low_quality_owner == "own" else match.claiming_owner
-    if callable(log_likelihood):
-        loss = -log_likelihood(owner)
-    else:
-        loss = -jnp.take_along_axis(log_likelihood, owner[None], axis=0)[0]
-    return _best_of_each(candidate, owner, loss, targets, anchors.level_counts, topk)
+    return _best_of_each(
+        candidate, owner, -log_likelihood(owner), targets, anchors.level_counts, topk
+    )
 
 
 def _best_of_each(
@@ -164,24 +158,19 @@ def _best_of_each(
     """The topk lowest losses of every object on every level, ties to the lower anchor."""
     ends = list(itertools.accumulate(level_counts))
     levels = [(end - count, end) for end, count in zip(ends, level_counts, strict=True)]
-    slots = targets.valid.shape[0]
 
-    def body(kept: tuple[Array, Array], boxes: Array, objects: Array, used: Array) -> Any:
+    def best_of(boxes: Array, objects: Array) -> tuple[Array, Array]:
         del boxes
         own = candidate[None] & (owner[None] == objects[:, None])
         score = jnp.where(own, -loss[None], -jnp.inf)
         best = [lax.top_k(score[:, low:high], min(topk, high - low)) for low, high in levels]
         scores = jnp.concatenate([value for value, _ in best], axis=1)
         anchor = [index + low for (_, index), (low, _) in zip(best, levels, strict=True)]
-        rows = jnp.where(used, objects, slots)  # beyond the last: not written
-        return (
-            kept[0].at[rows].set(-scores, mode="drop"),
-            kept[1].at[rows].set(jnp.concatenate(anchor, axis=1), mode="drop"),
-        )
+        return -scores, jnp.concatenate(anchor, axis=1)
 
-    width = sum(min(topk, count) for count in level_counts)
-    none = jnp.full((slots, width), jnp.inf, loss.dtype), jnp.zeros((slots, width), jnp.int32)
-    kept = primitives.fold(body, none, targets.boxes, targets.objects, block=_BLOCK)
+    shape = (targets.valid.shape[0], sum(min(topk, count) for count in level_counts))
+    none = jnp.full(shape, jnp.inf, loss.dtype), jnp.zeros(shape, jnp.int32)
+    kept = primitives.per_object(best_of, none, targets.boxes, targets.objects, block=_BLOCK)
     # Stable: equal losses stay in the order of the levels.
     loss, anchor = lax.sort(kept, dimension=1, num_keys=1, is_stable=True)
     used = loss < jnp.inf

@@ -1,4 +1,4 @@
-"""What assigners share: walking over the objects of an image in blocks, and crowd regions.
+"""What assigners share: walking over the objects of an image in blocks.
 
 An [A, G] matrix of overlaps is 80 MB for 201,600 anchors and 100 slots. Assigners reduce it over
 one axis or the other, so they see it one block of rows at a time, [block, A], and only as many
@@ -8,6 +8,7 @@ blocks as the image has objects: empty slots cost nothing and nothing retraces w
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
@@ -59,20 +60,30 @@ def fold(
     return lax.while_loop(lambda s: s[0] * block < count, step, (jnp.int32(0), carry))[1]
 
 
-def in_crowd(
-    boxes: Float[Array, "A 4"], targets: Targets, *, ignore_iof: float | None, block: int = 4
-) -> Bool[Array, "A"]:
-    """Boxes with more than `ignore_iof` of their own area inside one crowd region; None: none."""
-    if ignore_iof is None:
-        return jnp.zeros(boxes.shape[0], bool)
+def per_object(
+    body: Callable[[Array, Array], Carry],
+    start: Carry,
+    boxes: Float[Array, "G 4"],
+    chosen: Bool[Array, "G"],
+    *,
+    block: int,
+) -> Carry:
+    """A row of values for every chosen box, found `block` of them at a time.
 
-    def body(found: Array, crowds: Array, slots: Int[Array, "b"], used: Array) -> Array:
-        del slots
-        share = geometry.iof(boxes[None], crowds[:, None])
-        return found | jnp.any((share > ignore_iof) & used[:, None], axis=0)
+    Args:
+        body: `(boxes [block, 4], slots [block]) -> rows`, a tree of arrays [block, ...].
+        start: the same tree with rows for all slots, [G, ...]: what the others keep.
+        boxes, chosen, block: as in `fold`.
+    """
+    slots = boxes.shape[0]
 
-    none = jnp.zeros(boxes.shape[0], bool)
-    return fold(body, none, targets.boxes, targets.valid & targets.crowd, block=block)
+    def step(found: Carry, part: Array, numbers: Array, used: Array) -> Carry:
+        at = jnp.where(used, numbers, slots)  # past the end: dropped
+        return jax.tree.map(
+            lambda kept, new: kept.at[at].set(new, mode="drop"), found, body(part, numbers)
+        )
+
+    return fold(step, start, boxes, chosen, block=block)
 
 
 class Match(NamedTuple):

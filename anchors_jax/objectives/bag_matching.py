@@ -1,10 +1,10 @@
-"""Objects and anchors seen as in FreeAnchor: bags by the anchors, confidences by the decoded boxes.
+"""FreeAnchor's matching: bags by anchor IoU, confidence by the IoU of decoded boxes.
 
 All pairs of objects and anchors are visited a few objects at a time: see `assign.primitives.fold`.
 Confidences exist for a stretch of anchors at a time, with the few objects near enough to matter.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 
 from anchors_jax import bags
 from anchors_jax import boxes as geometry
-from anchors_jax.assign import primitives
-from anchors_jax.types import Anchors, Codec, DensePredictions, Targets
+from anchors_jax.assign import frame, primitives
+from anchors_jax.types import Anchors, Predicted, Targets
 
 # Objects per step of the walk over objects.
 _BLOCK = 4
@@ -37,28 +37,28 @@ class Matching(NamedTuple):
 
 
 def matching(
-    predictions: DensePredictions,
+    predicted: Predicted,
     anchors: Anchors,
     targets: Targets,
     *,
-    codec: Codec,
     bag_size: int = 50,
     iou_threshold: float = 0.6,
     mask_padding: bool = True,
-    ignore_iof: float = 0.5,
+    ignore_iof: float | None = 0.5,
 ) -> Matching:
     """What the loss needs to know before it looks at scores. Arguments as in `objective`."""
-    usable = ~primitives.in_crowd(anchors.boxes, targets, ignore_iof=ignore_iof)
-    if mask_padding:
-        usable &= anchors.valid
+    if not mask_padding:
+        anchors = anchors.replace(valid=jnp.ones_like(anchors.valid))
+    usable = frame.learnable(anchors, targets, ignore_iof=ignore_iof)
     thick = jnp.all(geometry.sizes(targets.boxes) >= _THINNEST, axis=-1)
     objects = targets.objects & thick & jnp.any(usable)
     boxes = jnp.where(objects[:, None], targets.boxes, jnp.asarray([[0.0, 0.0, 1.0, 1.0]]))
-    decoded = codec.decode(predictions.codes, anchors.boxes)
-    bag, overlap, peaks = survey(anchors.boxes, decoded, usable, boxes, objects, bag_size=bag_size)
+    bag, overlap, peaks = survey(
+        anchors.boxes, predicted.boxes, usable, boxes, objects, bag_size=bag_size
+    )
     return Matching(
         usable=usable,
-        decoded=decoded,
+        decoded=predicted.boxes,
         objects=objects,
         boxes=boxes,
         labels=jnp.where(objects, targets.labels, 0),
@@ -90,21 +90,20 @@ def survey(
     padded = jnp.pad(decoded, ((0, padding), (0, 0)))
     padded_usable = jnp.pad(usable, (0, padding))
 
-    def body(state: tuple[Array, ...], rows: Array, numbers: Array, used: Array) -> Any:
+    def rows_of(rows: Array, numbers: Array) -> tuple[Array, Array, Array]:
+        del numbers
         prior = geometry.iou(rows[:, None], anchor_boxes[None])
         overlap, bag = lax.top_k(jnp.where(usable[None], prior, -1.0), size)
         now = jnp.where(padded_usable[None], geometry.iou(rows[:, None], padded[None]), -1.0)
         peaks = jnp.max(now.reshape(len(rows), -1, stretch(count)), axis=-1)
-        at = jnp.where(used, numbers, slots)  # past the end: dropped
-        found = (bag, overlap, peaks)
-        return tuple(s.at[at].set(x, mode="drop") for s, x in zip(state, found, strict=True))
+        return bag, overlap, peaks
 
     start = (
         jnp.zeros((slots, size), jnp.int32),
         jnp.full((slots, size), -1.0),
         jnp.full((slots, (count + padding) // stretch(count)), -1.0),
     )
-    return primitives.fold(body, start, boxes, objects, block=_BLOCK)
+    return primitives.per_object(rows_of, start, boxes, objects, block=_BLOCK)
 
 
 def stretch(count: int) -> int:

@@ -1,156 +1,166 @@
-"""Dense detection with a hard assignment: RetinaNet and all that differ from it by functions.
+"""Dense detection with a hard assignment: RetinaNet, SSD, RPN and all that differ by functions.
 
     T.-Y. Lin, P. Goyal, R. Girshick, K. He, P. Dollar, "Focal Loss for Dense Object Detection",
-    ICCV 2017, arXiv:1708.02002.
+    ICCV 2017, arXiv:1708.02002; W. Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016,
+    arXiv:1512.02325.
 
 Every anchor is a classifier over K classes and, where it is positive, regresses its object's box:
 
-    loss = sum_{a not ignored} class_loss(logits_a, label_a) / N
-         + sum_{a positive}    box_loss(codes_a, encode(box_gt(a), anchor_a)) / N
+    loss = sum_{a trained}  class_loss(logits_a, label_a) / N
+         + sum_{a positive} box_loss(codes_a, box_gt(a))  / N
 
-N counts positive anchors. Each image adds max(positives, `count_floor`): 1 is MMDetection's rule,
-0 the plain count. Who divides, over which images, is decided by the training step alone, which
-floors every divisor at 1.
+The selection says which anchors are trained (in RetinaNet all that are not ignored, in SSD the
+positives and the hardest negatives) and what an image adds to N. Who divides, over which images, is
+decided by the training step alone, which floors every divisor at 1.
 
 Heads with a quality branch (FCOS, ATSS: centerness; PAA: IoU) add, with the target t_a in 0..1,
 
-         + sum_{a positive}    quality_loss(quality_a, t_a) / N
+         + sum_{a positive} quality_loss(quality_a, t_a) / N
 
 and may weigh the box loss with it: sum_{a positive} t_a box_loss_a / sum_{a positive} t_a.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from anchors_jax import boxes, losses
-from anchors_jax.assign import sampling
+from anchors_jax import boxes, selection
+from anchors_jax.assign import frame
+from anchors_jax.objectives.terms import Classify, Quality, Regress
 from anchors_jax.types import (
+    END,
+    START,
     Anchors,
     Assignment,
     Candidates,
     Codec,
     DensePredictions,
+    Moment,
     Objective,
+    Predicted,
     Targets,
     Term,
     Terms,
 )
 
+INFERENCE = ("box_quality",)  # keywords that training does not read
+
 
 def objective(
     *,
     assign: Callable[..., Assignment],
-    codec: Codec,
-    class_loss: Callable[..., Array] = losses.focal,
-    box_loss: Callable[..., Array] = losses.l1,
-    box_loss_on_codes: bool = True,
-    class_weight: float = 1.0,
-    box_weight: float = 1.0,
-    count_floor: float = 1.0,
-    quality_loss: Callable[..., Array] | None = None,
-    quality_target: Callable[..., Array] | None = None,
-    quality_weight: float = 1.0,
-    box_weight_by_quality: bool = False,
-    likelihood: Callable[..., Any] | None = None,
+    classify: Classify,
+    regress: Regress,
+    select: selection.Select = selection.everything,
+    quality: Quality | None = None,
     box_quality: Callable[..., Array] | None = None,
-    mine: Callable[..., Array] | None = None,
-    sample: Callable[..., sampling.Sample] | None = None,
+    ignore_iof: float | None = 0.5,
 ) -> Objective:
     """A dense objective from its parts.
 
     Args:
-      assign: (anchors, targets) -> Assignment; with `likelihood`: (anchors, targets, likelihoods).
-      codec: what the box branch regresses.
-      class_loss: (logits [A, K], labels [A]) -> [A, K]; the label K is background.
-      box_loss: on codes [A, 4] -> [A, 4], or on boxes [A, 4] -> [A] (IoU losses).
-      box_loss_on_codes: compare encoded boxes (L1, smooth L1) rather than decoded ones.
-      class_weight, box_weight, quality_weight: factors of the terms.
-      count_floor: the least that an image adds to the divisor of the class and quality terms, and
-        of the box term where it is not weighted.
-      quality_loss: (logits [A], targets [A]) -> [A], or None: the quality branch, if there is one,
-        is not trained.
-      quality_target: a function of `anchors_jax.quality`.
-      box_weight_by_quality: weigh each box loss with its quality target.
-      likelihood: (predictions, anchors, targets) -> what `assign` wants to know about predictions;
-        no gradient passes through it.
+      assign: (anchors, targets) -> Assignment; it may ask for `predicted` and `step`.
+      classify: `terms.sigmoid` or `terms.softmax` with a loss.
+      regress: `terms.on_codes` or `terms.on_boxes` with a codec and a loss.
+      select: a function of `anchors_jax.selection`: which anchors are trained, and the divisor of
+        the class and quality terms, and of the box term where it is not weighted.
+      quality: `terms.branch` with a target and a loss; None: there is no quality term.
       box_quality: a function of `anchors_jax.quality` that is told the predicted box twice, as the
         object too: the quality of detections where the head predicts none. `quality.centerness`
         says how central an anchor lies in the box that it predicts (FCOS's ablation).
-      mine: (class and box loss [A], anchors, positive [A], candidates [A]) -> [A], which anchors
-        are trained: `mining.online`. All others are then as if ignored, and N counts the chosen
-        ones, positive or not (the divisor of Fast R-CNN's minibatch). None: all are trained.
-      sample: Assignment -> Sample of the class and box terms, whose divisor then counts negatives,
-        too: `sampling.expected` (RPN). None: all anchors.
+      ignore_iof: as `frame.assigned`.
 
     Raises:
-      ValueError: `mine` together with `sample`; `quality_loss` or `box_weight_by_quality` without
-        `quality_target`; or, when the loss is called, `quality_loss` with predictions that have no
-        quality.
+      ValueError: (from loss and decode) the head and the grid differ in their number of anchors, or
+        a quality loss meets predictions that have no quality.
     """
-    if quality_target is None and (quality_loss is not None or box_weight_by_quality):
-        raise ValueError("quality_loss and box_weight_by_quality need a quality_target")
-    if mine is not None and sample is not None:
-        raise ValueError("mine and sample both choose the anchors to train: give one of them")
-    regress = functools.partial(
-        positive_box_losses, codec=codec, box_loss=box_loss, on_codes=box_loss_on_codes
-    )
-    judge = functools.partial(positive_quality, codec=codec, target=quality_target)
 
-    def match(predictions: DensePredictions, anchors: Anchors, targets: Targets) -> Assignment:
-        if likelihood is None:
-            return lax.stop_gradient(assign(anchors, targets))
-        # Reverse mode cannot pass the loops of assigners: the gradient stops before them already.
-        seen = likelihood(lax.stop_gradient(predictions), anchors, targets)
-        return lax.stop_gradient(assign(anchors, targets, seen))
+    def match(
+        predictions: DensePredictions, anchors: Anchors, targets: Targets, moment: Moment = END
+    ) -> Assignment:
+        seen = predicted(predictions, anchors, codec=regress.codec)
+        step = moment.step
+        return frame.assigned(assign, anchors, targets, seen, step=step, ignore_iof=ignore_iof)
 
     def loss(
-        predictions: DensePredictions, anchors: Anchors, targets: Targets
+        predictions: DensePredictions, anchors: Anchors, targets: Targets, moment: Moment = START
     ) -> tuple[Terms, dict[str, Array]]:
-        assignment = match(predictions, anchors, targets)
-        statistics = assignment_statistics(assignment, targets) | assignment.signals
-        matched = matched_boxes(assignment, anchors, targets)
-        box_losses = regress(predictions.codes, anchors.boxes, matched, assignment.positive)
-        trained = assignment.positive
-        if mine is not None:
-            each = class_losses(predictions, targets, assignment, class_loss=class_loss)
-            both = lax.stop_gradient(class_weight * each + box_weight * box_losses)
-            candidates = anchors.valid & ~assignment.ignored
-            trained = mine(both, anchors, assignment.positive, candidates)
-            assignment = assignment.replace(
-                positive=assignment.positive & trained, ignored=~trained
-            )
-            box_losses = jnp.where(assignment.positive, box_losses, 0.0)
-            statistics["hard_examples"] = jnp.sum(trained, dtype=jnp.float32)
-        positive = assignment.positive
-        if sample is None:
-            count = jnp.maximum(jnp.sum(trained, dtype=jnp.float32), count_floor)
-            class_total = class_sum(
-                predictions, anchors, targets, assignment, class_loss=class_loss
-            )
-        else:
-            class_total, box_losses, count = sampled_sums(
-                predictions, targets, assignment, box_losses, class_loss=class_loss, sample=sample
-            )
-        terms = {"class": Term(total=class_weight * class_total, count=count)}
-        box_count = count
-        if quality_target is not None:
-            quality = judge(predictions.codes, anchors, matched, positive)
-            if quality_loss is not None:
-                total = quality_sum(predictions, quality, positive, quality_loss=quality_loss)
-                terms["quality"] = Term(total=quality_weight * total, count=count)
-            if box_weight_by_quality:
-                box_losses, box_count = quality * box_losses, jnp.sum(quality)
-        terms["box"] = Term(total=box_weight * jnp.sum(box_losses), count=box_count)
-        return terms, statistics
+        assignment = match(predictions, anchors, targets, moment)
+        terms, signals = terms_of(
+            predictions,
+            anchors,
+            targets,
+            assignment,
+            classify=classify,
+            regress=regress,
+            select=select,
+            quality=quality,
+            moment=moment,
+        )
+        return terms, {**summary(assignment, targets), **assignment.signals, **signals}
 
-    read = functools.partial(decode, codec=codec, box_quality=box_quality)
-    return Objective(loss=loss, decode=read, match=match)
+    read = functools.partial(
+        decode, classify=classify, codec=regress.codec, box_quality=box_quality
+    )
+    return Objective(loss=loss, decode=read, match=match, assign=assign)
+
+
+def predicted(predictions: DensePredictions, anchors: Anchors, *, codec: Codec) -> Predicted:
+    """What assigners see of predictions; no gradient passes."""
+    check_anchors(predictions, anchors)
+    seen = lax.stop_gradient(predictions)
+    return Predicted(
+        boxes=codec.decode(seen.codes, anchors.boxes), logits=seen.logits, quality=seen.quality
+    )
+
+
+def terms_of(
+    predictions: DensePredictions,
+    anchors: Anchors,
+    targets: Targets,
+    assignment: Assignment,
+    *,
+    classify: Classify,
+    regress: Regress,
+    select: selection.Select,
+    quality: Quality | None = None,
+    moment: Moment = START,
+) -> tuple[Terms, Mapping[str, Array]]:
+    """The terms "class", "box" and, with a quality branch, "quality"; and signals for the log."""
+    matched = matched_boxes(assignment, anchors, targets)
+    labels = class_labels(
+        assignment, targets, num_classes=classify.background(predictions.logits.shape[-1])
+    )
+    class_losses = classify.loss(predictions.logits, labels, assignment.score, moment.step)
+    box_losses = regress.loss(
+        predictions.codes, anchors.boxes, matched, assignment.positive, moment.step
+    )
+
+    def losses() -> selection.Losses:
+        of_classes = classify.weight * jnp.sum(class_losses, axis=-1)
+        return lax.stop_gradient(selection.Losses(of_classes, regress.weight * box_losses))
+
+    chosen = select(assignment, anchors, losses, moment.key)
+    weight = _product(chosen.weight, assignment.weight)
+    positive = assignment.positive & chosen.trained
+    box_losses = jnp.where(positive, box_losses, 0.0)
+    box_losses = box_losses if weight is None else weight * box_losses
+    total = weighted_sum(class_losses, chosen.trained, weight)
+    terms = {"class": Term(total=classify.weight * total, count=chosen.count)}
+    box_count = chosen.count
+    if quality is not None:
+        goal = quality.target(predictions.codes, anchors, matched, positive, regress.codec)
+        if quality.loss is not None:
+            total = _quality_sum(predictions, goal, positive, loss=quality.loss)
+            terms["quality"] = Term(total=quality.weight * total, count=chosen.count)
+        if quality.weighs_boxes:
+            box_losses, box_count = goal * box_losses, jnp.sum(goal)
+    terms["box"] = Term(total=regress.weight * jnp.sum(box_losses), count=box_count)
+    return terms, chosen.signals
 
 
 def class_labels(assignment: Assignment, targets: Targets, *, num_classes: int) -> Int[Array, "A"]:
@@ -158,46 +168,20 @@ def class_labels(assignment: Assignment, targets: Targets, *, num_classes: int) 
     return jnp.where(assignment.positive, targets.labels[assignment.gt], num_classes)
 
 
-def class_sum(
-    predictions: DensePredictions,
-    anchors: Anchors,
-    targets: Targets,
-    assignment: Assignment,
-    *,
-    class_loss: Callable[..., Array],
+def weighted_sum(
+    losses: Float[Array, "A C"], trained: Bool[Array, "A"], weight: Float[Array, "A"] | None
 ) -> Float[Array, ""]:
-    """Sum of the class losses of all anchors that are valid and not ignored."""
-    labels = class_labels(assignment, targets, num_classes=predictions.logits.shape[-1])
-    participates = anchors.valid & ~assignment.ignored
-    return jnp.sum(class_loss(predictions.logits, labels), where=participates[:, None], initial=0.0)
+    """Sum of the losses of the trained anchors; what the others' are does not matter."""
+    if weight is None:
+        return jnp.sum(losses, where=trained[:, None], initial=0.0)
+    return jnp.sum(jnp.where(trained, weight * jnp.sum(losses, axis=-1), 0.0))
 
 
-def class_losses(
-    predictions: DensePredictions,
-    targets: Targets,
-    assignment: Assignment,
-    *,
-    class_loss: Callable[..., Array],
-) -> Float[Array, "A"]:
-    """The class loss of every anchor, all classes together; also of those that do not count."""
-    labels = class_labels(assignment, targets, num_classes=predictions.logits.shape[-1])
-    return jnp.sum(class_loss(predictions.logits, labels), axis=-1)
-
-
-def sampled_sums(
-    predictions: DensePredictions,
-    targets: Targets,
-    assignment: Assignment,
-    box_losses: Float[Array, "A"],
-    *,
-    class_loss: Callable[..., Array],
-    sample: Callable[..., sampling.Sample],
-) -> tuple[Float[Array, ""], Float[Array, "A"], Float[Array, ""]]:
-    """Sum of the class losses and each box loss, weighted as a sample says, and its divisor."""
-    taken = sample(assignment)
-    each = class_losses(predictions, targets, assignment, class_loss=class_loss)
-    total = jnp.sum(jnp.where(taken.weight > 0.0, taken.weight * each, 0.0))
-    return total, taken.weight * box_losses, taken.count
+def _product(one: Array | None, other: Array | None) -> Array | None:
+    """The product of two weights, of which None is 1."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one * other
 
 
 def matched_boxes(
@@ -208,65 +192,45 @@ def matched_boxes(
     return jnp.where(positive, targets.boxes[assignment.gt], anchors.boxes)
 
 
-def positive_box_losses(
-    codes: Float[Array, "A 4"],
-    anchor_boxes: Float[Array, "A 4"],
-    object_boxes: Float[Array, "A 4"],
-    positive: Bool[Array, "A"],
-    *,
-    codec: Codec,
-    box_loss: Callable[..., Array],
-    on_codes: bool,
-) -> Float[Array, "A"]:
-    """Box loss of each anchor, 0 (with zero gradient) where it is not positive.
-
-    Where an anchor is not positive the loss compares equal things: there is no singular point
-    under the mask, in value or in gradient.
-    """
-    targets = codec.encode(object_boxes, anchor_boxes)
-    if on_codes:
-        return jnp.where(positive[:, None], box_loss(codes, targets), 0.0).sum(axis=-1)
-    decoded = codec.decode(jnp.where(positive[:, None], codes, targets), anchor_boxes)
-    return jnp.where(positive, box_loss(decoded, object_boxes), 0.0)
-
-
-def positive_quality(
-    codes: Float[Array, "A 4"],
-    anchors: Anchors,
-    object_boxes: Float[Array, "A 4"],
-    positive: Bool[Array, "A"],
-    *,
-    codec: Codec,
-    target: Callable[..., Array],
-) -> Float[Array, "A"]:
-    """The quality target of each anchor, a constant in 0..1; 0 where it is not positive."""
-    decoded = codec.decode(lax.stop_gradient(codes), anchors.boxes)
-    return jnp.where(positive, lax.stop_gradient(target(decoded, object_boxes, anchors)), 0.0)
-
-
-def quality_sum(
+def _quality_sum(
     predictions: DensePredictions,
     targets: Float[Array, "A"],
     positive: Bool[Array, "A"],
     *,
-    quality_loss: Callable[..., Array],
+    loss: Callable[..., Array],
 ) -> Float[Array, ""]:
     """Sum of the quality losses of the positive anchors."""
     if predictions.quality is None:
-        raise ValueError("quality_loss needs a head with a quality output (DenseHead.quality)")
-    return jnp.sum(jnp.where(positive, quality_loss(predictions.quality, targets), 0.0))
+        raise ValueError("the quality loss needs a head with a quality output (DenseHead.quality)")
+    return jnp.sum(jnp.where(positive, loss(predictions.quality, targets), 0.0))
 
 
-def assignment_statistics(assignment: Assignment, targets: Targets) -> dict[str, Array]:
+def owned(assignment: Assignment, targets: Targets) -> Bool[Array, "G"]:
+    """Objects with a positive anchor."""
+    nobody = jnp.zeros(targets.valid.shape, bool)
+    return nobody.at[assignment.gt].max(assignment.positive)
+
+
+def summary(assignment: Assignment, targets: Targets) -> dict[str, Array]:
     """What the log says about one image's assignment (counts, as float32 scalars)."""
-    owned = jnp.zeros(targets.valid.shape, bool).at[assignment.gt].max(assignment.positive)
     statistics = {
         "positives": assignment.positive,
         "ignored": assignment.ignored,
         "objects": targets.objects,
-        "objects_without_anchor": targets.objects & ~owned,
+        "objects_without_anchor": targets.objects & ~owned(assignment, targets),
     }
     return {name: jnp.sum(mask, dtype=jnp.float32) for name, mask in statistics.items()}
+
+
+def check_anchors(predictions: DensePredictions, anchors: Anchors) -> None:
+    """ValueError where the head and the grid differ in their number of anchors."""
+    head, grid = predictions.codes.shape[0], anchors.boxes.shape[0]
+    if head != grid:
+        shapes = tuple(count for _, _, count in anchors.level_sizes)
+        raise ValueError(
+            f"the head has {head} anchors and the grid {grid}: "
+            f"set detector.model.head.shapes_per_cell = {shapes}"
+        )
 
 
 def decode(
@@ -274,14 +238,16 @@ def decode(
     anchors: Anchors,
     image_size: Int[Array, "2"],
     *,
+    classify: Classify,
     codec: Codec,
     box_quality: Callable[..., Array] | None = None,
 ) -> Candidates:
-    """Boxes clipped to the image (height, width) and sigmoid scores of every anchor.
+    """Boxes clipped to the image (height, width) and class scores of every anchor.
 
     Their quality is what the head predicts or else `box_quality` of the boxes before clipping.
     """
-    scores = jax.nn.sigmoid(predictions.logits.astype(jnp.float32))
+    check_anchors(predictions, anchors)
+    scores = classify.scores(predictions.logits)
     decoded = codec.decode(predictions.codes, anchors.boxes)
     quality = None
     if predictions.quality is not None:

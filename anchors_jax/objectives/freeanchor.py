@@ -10,8 +10,8 @@ Network, anchors, codes and decoding are RetinaNet's. With p_ac the score of cla
 
 N counts objects. bag_i holds the n anchors of largest IoU with object i, whatever that IoU; loc is
 the smooth L1 of the codes, summed over four. M_ac in 0..1 says how well the decoded box of a
-localises an object of class c, relative to the best box that the object gets: the best is punished
-for nothing. No gradient passes through M: the negative term never trains boxes.
+localises an object of class c, relative to the best box that the object gets: the best box receives
+no negative loss. No gradient passes through M: the negative term never trains boxes.
 
 Differs from the paper, as both references do: M is taken per class, not per anchor. Differs from
 the references: logarithms are stable instead of clamped (`log_limit` caps them); boxes thinner than
@@ -28,17 +28,21 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
-from anchors_jax import bags, losses
+from anchors_jax import bags
 from anchors_jax import boxes as geometry
 from anchors_jax.assign import primitives
 from anchors_jax.objectives import bag_matching, dense
 from anchors_jax.objectives.bag_matching import Matching
+from anchors_jax.objectives.terms import Regress, sigmoid
 from anchors_jax.types import (
+    END,
+    START,
     Anchors,
     Assignment,
-    Codec,
     DensePredictions,
+    Moment,
     Objective,
+    Predicted,
     Targets,
     Term,
     Terms,
@@ -47,52 +51,47 @@ from anchors_jax.types import (
 
 def objective(
     *,
-    codec: Codec,
+    regress: Regress,
     bag_size: int = 50,
     iou_threshold: float = 0.6,
     alpha: float = 0.5,
     gamma: float = 2.0,
-    box_weight: float = 0.75,
-    smooth_l1_beta: float = 0.11,
     mask_padding: bool = True,
-    ignore_iof: float = 0.5,
+    ignore_iof: float | None = 0.5,
     log_limit: float | None = None,
 ) -> Objective:
     """FreeAnchor's objective. The defaults are the paper's (section 4.1).
 
     Args:
-      codec: what the box branch regresses; the paper's has stds (0.1, 0.1, 0.2, 0.2).
+      regress: `terms.on_codes`; the paper's has the codec's stds (0.1, 0.1, 0.2, 0.2), smooth L1
+        with beta 0.11 and, as its own beta, the weight 0.75.
       bag_size: n. With fewer anchors the bag is smaller, the divisor is not.
       iou_threshold: t, the IoU of a decoded box above which M grows from 0.
       alpha: weight of the positive term; 1 - alpha weighs the negative one.
       gamma: focusing exponent of the negative term.
-      box_weight: beta of the paper.
-      smooth_l1_beta: where smooth L1 becomes linear; 0: plain L1.
       mask_padding: leave out anchors in the padding of the canvas. Both references take them in.
       ignore_iof: leave out anchors with more than this share of their area inside a crowd region.
-        1: never, as in both references.
+        None: never, as in both references.
       log_limit: no logarithm of a loss exceeds this. The references' binary cross entropy has 100;
         in float32 a score of 1 then costs 100, without a gradient, from a logit of 17.
     """
     find = functools.partial(
         bag_matching.matching,
-        codec=codec,
         bag_size=bag_size,
         iou_threshold=iou_threshold,
         mask_padding=mask_padding,
         ignore_iof=ignore_iof,
     )
     limit = float("inf") if log_limit is None else log_limit
-    box_loss = functools.partial(losses.smooth_l1, beta=smooth_l1_beta)
+    see = functools.partial(dense.predicted, codec=regress.codec)
 
     def loss(
-        predictions: DensePredictions, anchors: Anchors, targets: Targets
+        predictions: DensePredictions, anchors: Anchors, targets: Targets, moment: Moment = START
     ) -> tuple[Terms, dict[str, Array]]:
-        found = find(lax.stop_gradient(predictions), anchors, targets)
+        found = find(see(predictions, anchors), anchors, targets)
         negative, positives, own = _read(predictions.logits, found, iou_threshold, gamma, limit)
-        goal = codec.encode(found.boxes[:, None], anchors.boxes[found.bag])
-        localisation = jnp.sum(box_loss(predictions.codes[found.bag], goal), axis=-1)
-        log_p = jax.nn.log_sigmoid(own) - box_weight * localisation
+        localisation = _box_losses(predictions.codes, anchors, found, regress, moment)
+        log_p = jax.nn.log_sigmoid(own) - regress.weight * localisation
         surprise = -bags.log_mean_max(log_p, found.member)
         positive = jnp.sum(jnp.where(found.objects, jnp.minimum(surprise, limit), 0.0))
         count = jnp.sum(found.objects, dtype=jnp.float32)
@@ -105,9 +104,24 @@ def objective(
 
     return Objective(
         loss=loss,
-        decode=functools.partial(dense.decode, codec=codec),
-        match=functools.partial(_match, find=find, threshold=iou_threshold),
+        decode=functools.partial(dense.decode, classify=sigmoid(), codec=regress.codec),
+        match=functools.partial(_match, see=see, find=find, threshold=iou_threshold),
     )
+
+
+def _box_losses(
+    codes: Float[Array, "A 4"],
+    anchors: Anchors,
+    found: Matching,
+    regress: Regress,
+    moment: Moment,
+) -> Float[Array, "G k"]:
+    """The box loss of every member of every bag with the bag's object."""
+    goal = jnp.broadcast_to(found.boxes[:, None], (*found.bag.shape, 4)).reshape(-1, 4)
+    bag = found.bag.reshape(-1)
+    everyone = jnp.ones(bag.shape, bool)
+    each = regress.loss(codes[bag], anchors.boxes[bag], goal, everyone, moment.step)
+    return each.reshape(found.bag.shape)
 
 
 def statistics(
@@ -139,12 +153,15 @@ def _match(
     predictions: DensePredictions,
     anchors: Anchors,
     targets: Targets,
+    moment: Moment = END,
     *,
+    see: Callable[..., Predicted],
     find: Callable[..., Matching],
     threshold: float,
 ) -> Assignment:
-    """Anchors more than half forgiven for scoring as an object's class: M above 1/2."""
-    found = find(lax.stop_gradient(predictions), anchors, targets)
+    """Positive: anchors whose match confidence M exceeds 1/2."""
+    del moment
+    found = find(see(predictions, anchors), anchors, targets)
 
     def body(state: tuple[Array, Array], boxes: Array, slots: Array, used: Array) -> Any:
         overlap = geometry.iou(boxes, found.decoded)

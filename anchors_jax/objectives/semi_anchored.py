@@ -8,7 +8,7 @@ A location i has one score per class and K anchors, each with a box and a class-
          + 2 sum_{(i,k) regressed} -log IoU(b_ik, g) / #{regressed anchors}
          + sum_{i positive, k} L_s(p_ik, mu^_ik)     / #{positive anchors}
 
-y_i and which anchors regress come from `assign/locations.py`. An anchor of a positive location is
+y_i and which anchors regress come from `locations.py`. An anchor of a positive location is
 positive if its box *after* regression has mu_ik >= 0.5, mu_ik its largest IoU with an object of
 class y_i; its soft target is mu^_ik = (mu_ik / max_k mu_ik)^sigma (Eqn 2), and L_s the smoothed
 focal loss (Eqn 3). Focusing exponents are 1 for locations and 2 for anchors; weights 1, 2, 1.
@@ -29,15 +29,18 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from anchors_jax import boxes, losses
-from anchors_jax.assign import locations
-from anchors_jax.objectives.dense import positive_box_losses
+from anchors_jax import boxes, hooks, losses
+from anchors_jax.objectives import locations
+from anchors_jax.objectives.terms import Classify, Regress
 from anchors_jax.types import (
+    END,
+    START,
     Anchors,
     Assignment,
     Candidates,
     Codec,
     LocationAssignment,
+    Moment,
     Objective,
     SemiAnchoredPredictions,
     Targets,
@@ -45,124 +48,146 @@ from anchors_jax.types import (
     Terms,
 )
 
-_LOCATION_LOSS = functools.partial(losses.focal, alpha=0.25, gamma=1.0)
-_BOX_LOSS = functools.partial(losses.iou, form="log", eps=1e-6)
+INFERENCE = ("choose",)  # keywords that training does not read
+
+
+def choose(
+    anchor_logits: Float[Array, "P S"] | None,
+    cells: locations.Cells,
+    *,
+    top_k: int = 1,
+    min_score: float = 0.0,
+    key: int = 0,
+) -> tuple[Int[Array, "P k"] | None, Float[Array, "P k"]]:
+    """The anchors of each location that stand for it (None: all, in order), and their p_ik.
+
+    Args:
+      anchor_logits: of the anchors of every location; None: one random anchor stands for each.
+      cells: the grid's anchors by cell.
+      top_k: anchors kept per location, by their score. Not fewer than there are: all, in order.
+      min_score: tau; anchors take part with p_ik > tau (Table 6, "Pos", with all kept).
+      key: seed of the random anchors of a head without anchor scores. One draw for all images, so
+        that detections do not depend on how images are batched.
+    """
+    if anchor_logits is None:
+        count = len(cells.real)
+        shapes = cells.real.sum(axis=1, keepdims=True) if cells.padded else cells.shapes
+        chosen = jax.random.randint(jax.random.key(key), (count, 1), 0, shapes)
+        return chosen, jnp.ones((count, 1), jnp.float32)
+    if cells.padded:
+        anchor_logits = jnp.where(cells.real, anchor_logits, -jnp.inf)
+    if top_k >= cells.shapes:
+        chosen = None
+    elif top_k == 1:  # ties to the first, as in top_k
+        chosen = jnp.argmax(anchor_logits, axis=1, keepdims=True)
+        anchor_logits = jnp.max(anchor_logits, axis=1, keepdims=True)
+    else:
+        anchor_logits, chosen = lax.top_k(anchor_logits, top_k)
+    scores = jax.nn.sigmoid(anchor_logits.astype(jnp.float32))
+    return chosen, jnp.where(scores > min_score, scores, 0.0)
 
 
 def objective(
     *,
     label: Callable[..., LocationAssignment],
-    codec: Codec,
-    class_loss: Callable[..., Array] = _LOCATION_LOSS,
-    box_loss: Callable[..., Array] = _BOX_LOSS,
+    classify: Classify,
+    regress: Regress,
     anchor_loss: Callable[..., Array] = losses.smoothed_focal,
-    class_weight: float = 1.0,
-    box_weight: float = 2.0,
     anchor_weight: float = 1.0,
     positive_iou: float = 0.5,
     sigma: float = 0.9,
-    top_k: int = 1,
-    min_anchor_score: float = 0.0,
-    key: int = 0,
+    choose: Callable[..., tuple[Array | None, Array]] = choose,
 ) -> Objective:
     """A semi-anchored objective from its parts.
 
     Args:
       label: (anchors, targets) -> LocationAssignment: `locations.by_anchors` or `by_centres`.
-      codec: what the box branch regresses.
-      class_loss: (logits [P, K], labels [P]) -> [P, K]; the label K is background.
-      box_loss: on boxes [A, 4] -> [A].
+      classify: of locations, `terms.sigmoid` (weight 1).
+      regress: of anchors, `terms.on_boxes` (weight 2).
       anchor_loss: (logits [P, S], soft targets [P, S], positive [P, S]) -> [P, S].
-      class_weight, box_weight, anchor_weight: factors of the three terms.
+      anchor_weight: factor of its term.
       positive_iou: mu from which an anchor is positive after regression.
       sigma: exponent of Eqn 2; 0 makes all soft targets 1 (Table 5, "FL").
-      top_k: anchors kept per location, by their score. Not fewer than there are: all, in order.
-      min_anchor_score: tau; anchors take part with p_ik > tau (Table 6, "Pos", with all kept).
-      key: seed of the random anchors of a head without anchor scores. One draw for all images, so
-        that detections do not depend on how images are batched.
+      choose: the function above with its keywords bound.
 
     Raises:
       ValueError: (from loss and decode) the head and the grid differ in their anchors per cell,
         or a level has none.
     """
-    loss = functools.partial(
-        _loss,
-        label=label,
-        codec=codec,
-        class_loss=class_loss,
-        box_loss=box_loss,
-        anchor_loss=anchor_loss,
-        weights=(class_weight, box_weight, anchor_weight),
-        positive_iou=positive_iou,
-        sigma=sigma,
-    )
-    choose = functools.partial(_choose, top_k=top_k, min_score=min_anchor_score, key=key)
+
+    def loss(
+        predictions: SemiAnchoredPredictions,
+        anchors: Anchors,
+        targets: Targets,
+        moment: Moment = START,
+    ) -> tuple[Terms, dict[str, Array]]:
+        cells = _cells(predictions, anchors)
+        assignment = lax.stop_gradient(label(anchors, targets, step=moment.step))
+        mu = regressed_overlaps(
+            predictions.codes, anchors, assignment, targets, codec=regress.codec
+        )
+        after = assignment.positive[:, None] & (mu >= positive_iou)
+        terms = {
+            "class": _class_term(predictions, assignment, classify, moment),
+            "box": _box_term(predictions, anchors, targets, assignment, regress, moment),
+        }
+        if predictions.anchor_logits is not None:
+            each = anchor_loss(predictions.anchor_logits, soft_targets(mu, sigma=sigma), after)
+            total = jnp.sum(each, where=cells.members(assignment.positive[:, None]), initial=0.0)
+            terms["anchor"] = Term(total=anchor_weight * total, count=_count(after))
+        return terms, _statistics(assignment, after, targets, cells)
+
     return Objective(
         loss=loss,
-        decode=functools.partial(_decode, codec=codec, choose=choose),
+        decode=functools.partial(_decode, classify=classify, codec=regress.codec, choose=choose),
         match=functools.partial(_match, label=label),
+        assign=hooks.keyword(label, "assign"),
     )
 
 
-def _loss(
+def _class_term(
+    predictions: SemiAnchoredPredictions,
+    assignment: LocationAssignment,
+    classify: Classify,
+    moment: Moment,
+) -> Term:
+    background = classify.background(predictions.logits.shape[-1])
+    classes = jnp.where(assignment.positive, assignment.label, background)
+    each = classify.loss(predictions.logits, classes, None, moment.step)
+    total = jnp.sum(each, where=~assignment.ignored[:, None], initial=0.0)
+    return Term(total=classify.weight * total, count=_count(assignment.positive))
+
+
+def _box_term(
     predictions: SemiAnchoredPredictions,
     anchors: Anchors,
     targets: Targets,
-    *,
-    label: Callable[..., LocationAssignment],
-    codec: Codec,
-    class_loss: Callable[..., Array],
-    box_loss: Callable[..., Array],
-    anchor_loss: Callable[..., Array],
-    weights: tuple[float, float, float],
-    positive_iou: float,
-    sigma: float,
-) -> tuple[Terms, dict[str, Array]]:
-    cells = _cells(predictions, anchors)
-    assignment = lax.stop_gradient(label(anchors, targets))
-    classes = jnp.where(assignment.positive, assignment.label, predictions.logits.shape[-1])
-    class_total = jnp.sum(
-        class_loss(predictions.logits, classes), where=~assignment.ignored[:, None], initial=0.0
-    )
+    assignment: LocationAssignment,
+    regress: Regress,
+    moment: Moment,
+) -> Term:
     regressed = assignment.regressed.reshape(-1)
+    anchor_boxes = locations.cells_of(anchors).rows(anchors.boxes).reshape(-1, 4)
+    # The anchor's own box stands in where there is no object: it encodes to zeros.
     matched = targets.boxes[assignment.gt.reshape(-1)]
-    anchor_boxes = cells.rows(anchors.boxes).reshape(-1, 4)
-    box_total = jnp.sum(
-        positive_box_losses(
-            predictions.codes.reshape(-1, 4),
-            anchor_boxes,
-            # The anchor's own box stands in where there is no object: it encodes to zeros.
-            jnp.where(regressed[:, None], matched, anchor_boxes),
-            regressed,
-            codec=codec,
-            box_loss=box_loss,
-            on_codes=False,
-        )
-    )
-    mu = regressed_overlaps(predictions.codes, anchors, assignment, targets, codec=codec)
-    after = assignment.positive[:, None] & (mu >= positive_iou)
-    class_weight, box_weight, anchor_weight = weights
-    terms = {
-        "class": Term(total=class_weight * class_total, count=_count(assignment.positive)),
-        "box": Term(total=box_weight * box_total, count=_count(regressed)),
-    }
-    if predictions.anchor_logits is not None:
-        each = anchor_loss(predictions.anchor_logits, soft_targets(mu, sigma=sigma), after)
-        total = jnp.sum(each, where=cells.members(assignment.positive[:, None]), initial=0.0)
-        terms["anchor"] = Term(total=anchor_weight * total, count=_count(after))
-    return terms, _statistics(assignment, after, targets, cells)
+    matched = jnp.where(regressed[:, None], matched, anchor_boxes)
+    codes = predictions.codes.reshape(-1, 4)
+    total = jnp.sum(regress.loss(codes, anchor_boxes, matched, regressed, moment.step))
+    return Term(total=regress.weight * total, count=_count(regressed))
 
 
 def _match(
     predictions: SemiAnchoredPredictions,
     anchors: Anchors,
     targets: Targets,
+    moment: Moment = END,
     *,
     label: Callable[..., LocationAssignment],
 ) -> Assignment:
     """The anchors that regress are the positives; ignored are all anchors of ignored locations."""
     del predictions
-    found, cells = label(anchors, targets), locations.cells_of(anchors)
+    found = label(anchors, targets, step=moment.step)
+    cells = locations.cells_of(anchors)
     regressed = cells.flat(found.regressed)
     ignored = cells.flat(jnp.broadcast_to(found.ignored[:, None], found.regressed.shape))
     return Assignment(
@@ -227,11 +252,12 @@ def _decode(
     anchors: Anchors,
     image_size: Int[Array, "2"],
     *,
+    classify: Classify,
     codec: Codec,
     choose: Callable[..., tuple[Array | None, Array]],
 ) -> Candidates:
     cells, codes = _cells(predictions, anchors), predictions.codes
-    chosen, weight = choose(predictions.anchor_logits, cells=cells)
+    chosen, weight = choose(predictions.anchor_logits, cells)
 
     def of_chosen(values: Array) -> Array:
         """[P, S, ...] -> [P * k, ...]: only what is chosen is ever decoded."""
@@ -242,7 +268,7 @@ def _decode(
 
     # An anchor is valid with its cell.
     weight = jnp.where(cells.rows(anchors.valid)[:, :1], weight, 0.0)
-    scores = jax.nn.sigmoid(predictions.logits.astype(jnp.float32))
+    scores = classify.scores(predictions.logits)
     decoded = codec.decode(of_chosen(codes), of_chosen(cells.rows(anchors.boxes)))
     return Candidates(
         boxes=boxes.clip(decoded, image_size),
@@ -252,33 +278,6 @@ def _decode(
             rows * columns * weight.shape[1] for rows, columns, _ in anchors.level_sizes
         ),
     )
-
-
-def _choose(
-    anchor_logits: Array | None,
-    *,
-    cells: locations.Cells,
-    top_k: int,
-    min_score: float,
-    key: int,
-) -> tuple[Array | None, Array]:
-    """The anchors [P, k] of each location that stand for it (None: all), and their p_ik [P, k]."""
-    if anchor_logits is None:
-        count = len(cells.real)
-        shapes = cells.real.sum(axis=1, keepdims=True) if cells.padded else cells.shapes
-        chosen = jax.random.randint(jax.random.key(key), (count, 1), 0, shapes)
-        return chosen, jnp.ones((count, 1), jnp.float32)
-    if cells.padded:
-        anchor_logits = jnp.where(cells.real, anchor_logits, -jnp.inf)
-    if top_k >= cells.shapes:
-        chosen = None
-    elif top_k == 1:  # ties to the first, as in top_k
-        chosen = jnp.argmax(anchor_logits, axis=1, keepdims=True)
-        anchor_logits = jnp.max(anchor_logits, axis=1, keepdims=True)
-    else:
-        anchor_logits, chosen = lax.top_k(anchor_logits, top_k)
-    scores = jax.nn.sigmoid(anchor_logits.astype(jnp.float32))
-    return chosen, jnp.where(scores > min_score, scores, 0.0)
 
 
 def _count(mask: Array) -> Float[Array, ""]:

@@ -6,9 +6,9 @@ Backbone, data, steps, optimiser and evaluation are equal; the head is each meth
 
 from typing import Any
 
-from anchors_jax import codecs, likelihoods, losses
+from anchors_jax import likelihoods, losses
 from anchors_jax.assign import fcos, max_iou, paa
-from anchors_jax.spec import bind, make
+from anchors_jax.spec import bind
 from experiments import protocol
 from experiments.rows import Row, Table, only
 
@@ -43,7 +43,7 @@ PIXELS = Row(
     label="FCOS, distances in pixels as published",
     config="configs/fcos.py",
     words=SMALL,
-    overrides={f"{OBJECTIVE}.codec.relative": False},
+    overrides={f"{OBJECTIVE}.regress.codec.relative": False},
 )
 
 
@@ -126,15 +126,13 @@ def _positives(key: str, label: str, overrides: dict[str, Any]) -> Row:
 
 
 def _by_likelihood() -> dict[str, Any]:
-    parts = {
-        "codec": make(codecs.deltas, stds=(0.1, 0.1, 0.2, 0.2), limit_both_sides=False),
-        "class_loss": bind(losses.focal, alpha=0.25, gamma=2.0),
-        "box_loss": bind(losses.giou),
-    }
-    return {
-        f"{OBJECTIVE}.assign": bind(paa.assign, topk=9),
-        f"{OBJECTIVE}.likelihood": bind(likelihoods.class_box, **parts, lambda_s=1.0),
-    }
+    likelihood = bind(
+        likelihoods.class_box,
+        class_loss=bind(losses.focal, alpha=0.25, gamma=2.0),
+        box_loss=bind(losses.giou),
+        lambda_s=1.0,
+    )
+    return {f"{OBJECTIVE}.assign": bind(paa.assign, topk=9, likelihood=likelihood)}
 
 
 EQUAL = Table(

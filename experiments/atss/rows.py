@@ -8,6 +8,7 @@ from typing import Any
 
 from anchors_jax import anchors, codecs, losses
 from anchors_jax.assign import atss, max_iou
+from anchors_jax.objectives import terms
 from anchors_jax.spec import bind, make
 from experiments import protocol
 from experiments.rows import Published, Row, Table, ap, only, suffix
@@ -25,20 +26,15 @@ BY_IOU = {
 }
 BY_IOU_INSIDE = {**BY_IOU, f"{OBJECTIVE}.assign.centre_margin": 0.01}
 NO_SCALE = {f"{HEAD}.level_scale": False}
-NO_QUALITY = {
-    f"{HEAD}.quality": None,
-    f"{OBJECTIVE}.quality_loss": None,
-    f"{OBJECTIVE}.quality_target": None,
-    f"{OBJECTIVE}.box_weight_by_quality": False,
-}
 SMOOTH_L1 = {
-    f"{OBJECTIVE}.box_loss": bind(losses.smooth_l1),
-    f"{OBJECTIVE}.box_loss_on_codes": True,
-    f"{OBJECTIVE}.box_weight": 1.0,
-    f"{OBJECTIVE}.codec": make(codecs.deltas, stds=(0.1, 0.1, 0.2, 0.2), limit_both_sides=False),
+    f"{OBJECTIVE}.regress": make(
+        terms.on_codes,
+        codec=make(codecs.deltas, stds=(0.1, 0.1, 0.2, 0.2), limit_both_sides=False),
+        loss=bind(losses.smooth_l1),
+    )
 }
 NO_NORM = {f"{HEAD}.norm": None}
-TO_GIOU = {**BY_IOU, **NO_SCALE, **NO_QUALITY}
+TO_GIOU = {**BY_IOU, **NO_SCALE, **protocol.NO_QUALITY}
 TO_NORM = {**TO_GIOU, **SMOOTH_L1}
 
 
@@ -50,7 +46,7 @@ def _squares(side: float) -> dict[str, Any]:
             shapes=make(anchors.relative, scales=(side,), ratios=(1.0,)),
             strides=(8, 16, 32, 64, 128),
         ),
-        f"{OBJECTIVE}.codec": make(
+        f"{OBJECTIVE}.regress.codec": make(
             codecs.distances, relative=True, unit=1 / side, activation="relu"
         ),
     }
@@ -84,7 +80,7 @@ GAP = Table(
         _row("giou", "+ GIoU", 1, 34.9, overrides=TO_GIOU),
         _row(
             *("inside", "+ positives only inside objects", 1, 35.3),
-            overrides={**BY_IOU_INSIDE, **NO_SCALE, **NO_QUALITY},
+            overrides={**BY_IOU_INSIDE, **NO_SCALE, **protocol.NO_QUALITY},
         ),
         _row(
             *("centerness", "+ centerness", 1, 36.8),

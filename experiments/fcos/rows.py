@@ -11,18 +11,12 @@ PAPER = "fcos"
 CONFIG = "configs/fcos.py"
 ABLATION = "COCO 2017, ResNet-50-FPN, 800 px, 90k steps of 16, val2017 (minival)"
 HEAD, NECK, OBJECTIVE = "detector.model.head", "detector.model.neck", "detector.objective"
-NO_QUALITY = {
-    f"{HEAD}.quality": None,
-    f"{OBJECTIVE}.quality_loss": None,
-    f"{OBJECTIVE}.quality_target": None,
-    f"{OBJECTIVE}.box_weight_by_quality": False,
-}
 NO_NORM, NMS_05 = {f"{HEAD}.norm": None}, {"detector.detect.iou_threshold": 0.5}
 FROM_C5 = {f"{NECK}.extra_source": "C5"}
 # The improvements, in the order in which they were added.
 ON_BOX_TOWER = {f"{HEAD}.quality": "box"}
 CENTRE = {**ON_BOX_TOWER, f"{OBJECTIVE}.assign.centre_radius": 1.5}
-GIOU = {**CENTRE, f"{OBJECTIVE}.box_loss": bind(losses.giou)}
+GIOU = {**CENTRE, f"{OBJECTIVE}.regress.loss": bind(losses.giou)}
 
 
 def _published(where: str, *values: float, verified: bool = True) -> Published:
@@ -101,10 +95,10 @@ CENTERNESS = Table(
     baseline="branch",
     expect=(("branch", "none"), ("branch", "from_boxes")),
     rows=(
-        _row("none", "none", NO_QUALITY, 33.5, "centerness table"),
+        _row("none", "none", protocol.NO_QUALITY, 33.5, "centerness table"),
         _row(
             *("from_boxes", "computed from the predicted box"),
-            {**NO_QUALITY, f"{OBJECTIVE}.box_quality": bind(quality.centerness)},
+            {**protocol.NO_QUALITY, f"{OBJECTIVE}.box_quality": bind(quality.centerness)},
             *(33.5, "centerness table"),
             reuse="none",
         ),

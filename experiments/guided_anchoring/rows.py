@@ -119,11 +119,11 @@ MODULES = Table(
         _proposals("none", "none (RPN)", 4, 59.4, 47.5, 54.7, 31.7, 55.1, 64.6, config=RPN),
         _guided(
             *("location", "location", 4, 59.5, 48.0, 54.8, 32.3, 55.6, 64.8),
-            **{f"{OBJECTIVE}.predict_shapes": False, ADAPT: False},
+            **{f"{OBJECTIVE}.shapes": None, ADAPT: False},
         ),
         _guided(
             *("shape", "shape", 4, 63.6, 53.8, 59.9, 36.4, 62.9, 71.7),
-            **{f"{OBJECTIVE}.predict_locations": False, ADAPT: False},
+            **{f"{OBJECTIVE}.locations": None, ADAPT: False},
         ),
         _guided(
             *("both", "location, shape", 4, 63.8, 54.0, 60.1, 36.7, 63.1, 71.5),
@@ -139,12 +139,12 @@ def _part(key: str, label: str, **others: Any) -> Row:
 
 
 def _gate(key: str, value: float) -> Row:
-    overrides = {f"{OBJECTIVE}.gate": value}
+    overrides = {f"{OBJECTIVE}.locations.gate": value}
     return _part(key, f"locations above {value:g}", overrides=overrides, reuse="all")
 
 
 def _tried(key: str, scales: int, ratios: tuple[float, ...]) -> Row:
-    where = f"{OBJECTIVE}.assign_shapes"
+    where = f"{OBJECTIVE}.shapes.assign"
     overrides = {f"{where}.scales_per_octave": scales, f"{where}.ratios": ratios}
     return _part(key, f"{scales * len(ratios)} shapes tried", overrides=overrides)
 
@@ -160,10 +160,8 @@ PARTS = Table(
     expect=(("all", "no_shape"), ("all", "no_adaptation")),
     rows=(
         _part("all", "location, shape, adaptation; 9 shapes tried; locations above 0.01"),
-        _part(
-            "no_location", "without location", overrides={f"{OBJECTIVE}.predict_locations": False}
-        ),
-        _part("no_shape", "without shape", overrides={f"{OBJECTIVE}.predict_shapes": False}),
+        _part("no_location", "without location", overrides={f"{OBJECTIVE}.locations": None}),
+        _part("no_shape", "without shape", overrides={f"{OBJECTIVE}.shapes": None}),
         _part(
             *("no_adaptation", "without adaptation"),
             overrides={ADAPT: False},

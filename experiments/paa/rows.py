@@ -18,18 +18,11 @@ ABLATION = "COCO 2017, ResNet-50-FPN, 800 px, 135k steps of 16, val2017 (minival
 LONG = {"paper": {"train.steps": 135_000}}
 HEAD, OBJECTIVE = "detector.model.head", "detector.objective"
 NO_VOTING = {"detector.detect.voting": None}
-NO_QUALITY = {
-    f"{HEAD}.quality": None,
-    f"{OBJECTIVE}.quality_loss": None,
-    f"{OBJECTIVE}.quality_target": None,
-    f"{OBJECTIVE}.box_weight_by_quality": False,
-}
 BY_IOU = {
     f"{OBJECTIVE}.assign": bind(
         max_iou.assign, positive_iou=0.5, negative_iou=0.4, low_quality_owner="own"
     ),
-    f"{OBJECTIVE}.likelihood": None,
-    f"{OBJECTIVE}.box_weight": 2.0,
+    f"{OBJECTIVE}.regress.weight": 2.0,
 }
 TOOD = "PAA, ablation, as quoted in TOOD's tables"
 TEXT = "PAA, ablation, from its text in translation"
@@ -54,12 +47,12 @@ PARTS = Table(
         _row(
             *("iou_rule", "IoU rule (0.5, 0.4), no quality branch"),
             ap(34.6, source=TEXT, verified=False),
-            overrides={**BY_IOU, **NO_QUALITY, **NO_VOTING},
+            overrides={**BY_IOU, **protocol.NO_QUALITY, **NO_VOTING},
         ),
         _row(
             *("assignment", "PAA, no quality branch"),
             ap(39.9, 59.1, 42.8, source=TOOD, verified=False),
-            overrides={**NO_QUALITY, **NO_VOTING},
+            overrides={**protocol.NO_QUALITY, **NO_VOTING},
         ),
         _row(
             *("iou", "+ predicted IoU"),
@@ -89,11 +82,11 @@ QUALITY = Table(
             *("atss_iou", "ATSS, IoU"),
             ap(39.8, source=TEXT, verified=False),
             config="configs/atss.py",
-            overrides={f"{OBJECTIVE}.quality_target": bind(quality.iou)},
+            overrides={f"{OBJECTIVE}.quality.target": bind(quality.iou)},
         ),
         _row(
             *("paa_centerness", "PAA, centerness, no voting"),
-            overrides={f"{OBJECTIVE}.quality_target": bind(quality.centerness), **NO_VOTING},
+            overrides={f"{OBJECTIVE}.quality.target": bind(quality.centerness), **NO_VOTING},
             at=LONG,
         ),
     ),

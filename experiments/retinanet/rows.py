@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from anchors_jax import losses, mining
+from anchors_jax import losses, selection
 from anchors_jax.data import transforms
 from anchors_jax.spec import bind, make
 from configs import common
@@ -33,7 +33,7 @@ def sized(short: int) -> dict[str, Any]:
 # The paper's own training, as far as its text and its authors' code say it.
 DETECTRON = {
     "train": common.schedule_90k(),
-    "detector.objective.box_loss": bind(losses.smooth_l1, beta=0.11),
+    "detector.objective.regress.loss": bind(losses.smooth_l1, beta=0.11),
     "detector.model.neck.relu_before_p7": True,
 }
 AT_600 = {**DETECTRON, **sized(600)}
@@ -48,7 +48,7 @@ def _loss(key: str, label: str, loss: ConfigDict, table: str, *values: float) ->
         key=key,
         label=label,
         config=CONFIG,
-        overrides={"detector.objective.class_loss": loss},
+        overrides={"detector.objective.classify.loss": loss},
         published=_published(table, *values),
     )
 
@@ -146,9 +146,9 @@ def _ohem(number: int, nms: float, value: float, negatives: int | None = None) -
         label=f"OHEM, {number} anchors, NMS {nms}{proportion}",
         config=CONFIG,
         overrides={
-            "detector.objective.class_loss": bind(losses.class_bce),
-            "detector.objective.mine": bind(
-                mining.online, number=number, iou_threshold=nms, negatives_per_positive=negatives
+            "detector.objective.classify.loss": bind(losses.class_bce),
+            "detector.objective.select": bind(
+                selection.online, number=number, iou_threshold=nms, negatives_per_positive=negatives
             ),
         },
         published=_published("1d", value),

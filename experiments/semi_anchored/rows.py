@@ -79,7 +79,7 @@ def _draw(seed: int) -> Row:
         overrides={
             **_anchors(2, 1),
             "detector.model.head.classify_anchors": False,
-            f"{OBJECTIVE}.key": seed,
+            f"{OBJECTIVE}.choose.key": seed,
         },
         reuse="without",
     )
@@ -214,7 +214,7 @@ def _inference(key: str, label: str, top_k: int, tau: float, *values: float) -> 
         key=key,
         label=label,
         config=CONFIG,
-        overrides={f"{OBJECTIVE}.top_k": top_k, f"{OBJECTIVE}.min_anchor_score": tau},
+        overrides={f"{OBJECTIVE}.choose.top_k": top_k, f"{OBJECTIVE}.choose.min_score": tau},
         published=_published(6, *values),
         reuse="top1",
     )

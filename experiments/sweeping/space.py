@@ -1,6 +1,6 @@
 """The space of a sweep: config keys, and the values that each may take.
 
-    train.learning_rate=log:1e-4:1e-2,detector.objective.class_loss.gamma=float:0.5:3:0.5
+    train.learning_rate=log:1e-4:1e-2,detector.objective.classify.loss.gamma=float:0.5:3:0.5
 
 log:LOW:HIGH                 any number, evenly in its logarithm
 float:LOW:HIGH[:STEP]        any number, or multiples of STEP from LOW

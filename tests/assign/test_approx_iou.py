@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from assignments import IGNORED, NEGATIVE, anchors_of, coded, targets_of
+from assignments import IGNORED, NEGATIVE, anchors_of, coded, in_frame, targets_of
 from golden_cases import cases
 
 from anchors_jax import anchors as make
 from anchors_jax import boxes as geometry
-from anchors_jax.assign import approx_iou
+from anchors_jax.assign import approx_iou, frame
 
 BOX = [64, 64, 192, 192]
 GRIDS = {"rpn": guided.grid(**guided.RPN), "retina": guided.grid(**guided.RETINA)}
@@ -22,8 +22,7 @@ SETTINGS = {"rpn": guided.RPN_SETTINGS, "retina": guided.RETINA_SETTINGS}
 
 @functools.cache
 def assigner(kind):
-    assign = functools.partial(guided.shape_assigner(SETTINGS[kind]), GRIDS[kind])
-    return jax.jit(assign)
+    return functools.partial(in_frame(guided.shape_assigner(SETTINGS[kind])), GRIDS[kind])
 
 
 def assigned(kind, *boxes):
@@ -50,8 +49,8 @@ def test_agrees_with_the_reference(case, crowds):
     tried = approx_iou.approximations(jnp.asarray(squares))
     np.testing.assert_allclose(jnp.moveaxis(tried, 0, 1), stored, rtol=1e-5, atol=1e-3)
     regions = arrays["in_gt_ignore"] if crowds else ()
-    assign = functools.partial(approx_iou.assign, **thresholds(case.params))
-    found = coded(jax.jit(assign)(anchors_of(squares), targets_of(arrays["in_gt"], regions)))
+    targets, keywords = targets_of(arrays["in_gt"], regions), thresholds(case.params)
+    found = coded(in_frame(approx_iou.assign)(anchors_of(squares), targets, **keywords))
     want = arrays["out_assigned_ignore" if crowds else "out_assigned"]
     clear = ~arrays["mask_ambiguous"]
     np.testing.assert_array_equal(found[clear], want[clear])

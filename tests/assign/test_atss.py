@@ -16,9 +16,7 @@ from anchors_jax.types import Anchors
 
 SLOTS = 8
 
-assign = jax.jit(
-    atss.assign, static_argnames=("topk", "topk_per_shape", "ignore_iof", "tie_tolerance")
-)
+assign = assignments.in_frame(atss.assign)
 
 
 targets_of = functools.partial(assignments.targets_of, slots=SLOTS)

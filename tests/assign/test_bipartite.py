@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from assign.test_max_iou import anchors_of, slow_iou
-from assignments import IGNORED, NEGATIVE, coded, targets_of
+from assignments import IGNORED, NEGATIVE, coded, in_frame, targets_of
 
 from anchors_jax import anchors as make
 from anchors_jax.assign import bipartite, max_iou
 
-assign = jax.jit(bipartite.assign, static_argnames=("positive_iou", "min_iou", "ignore_iof"))
+assign = in_frame(bipartite.assign)
 
 
 def slow_match(overlap, positive=0.5):
@@ -70,9 +70,7 @@ class TestTheTwoRules:
         np.testing.assert_array_equal(coded(assign(self.anchors, self.objects)), [0, NEGATIVE, 1])
 
     def test_argmax(self):
-        got = max_iou.assign(
-            self.anchors, self.objects, negative_iou=0.5, assign_all_ties=False, ignore_iof=None
-        )
+        got = max_iou.assign(self.anchors, self.objects, negative_iou=0.5, assign_all_ties=False)
         np.testing.assert_array_equal(coded(got), [1, NEGATIVE, 0])
 
 

@@ -1,8 +1,11 @@
 """What holds for every assigner: found by walking the package, so a new one is covered as it is.
 
-An assigner is a public `assign(anchors, targets)` or `assign(anchors, targets, log_likelihood)` of
-a module in `anchors_jax.assign`; whatever else it takes has a default.
+An assigner is a public `assign(anchors, targets)` of a module in `anchors_jax.assign`; it may ask
+for `predicted` and `step`, and whatever else it takes has a default. It is run as objectives run
+it: through the frame.
 """
+
+import functools
 
 import contracts
 import jax
@@ -12,13 +15,15 @@ import pytest
 
 from anchors_jax import anchors as make
 from anchors_jax import assign as package
-from anchors_jax.types import Assignment
+from anchors_jax.assign import frame
+from anchors_jax.types import Assignment, Predicted
 
 STRIDES = (8, 16, 32)
 MAPS = ((32, 40), (16, 20), (8, 10))
 CANVAS = (256, 320)
 SLOTS = 8
-ARGUMENTS = ("anchors", "targets"), ("anchors", "targets", "log_likelihood")
+CLASSES = 3
+GIVEN = {"anchors", "targets", "predicted", "step"}  # what the frame hands over
 ASSIGNERS = contracts.public(package, "assign") | {"example": contracts.documented("assign")}
 
 
@@ -38,36 +43,39 @@ class Assigner:
 
     def __init__(self, name):
         self.function, self.traces = ASSIGNERS[name], 0
-        self.takes_likelihood = contracts.required(self.function) == ARGUMENTS[1]
         self.batched = jax.jit(jax.vmap(self.one))
 
-    def one(self, boxes, valid, targets, likelihood):
-        """One image, arrays only."""
+    def one(self, boxes, valid, targets, moves, logits):
+        """One image, arrays only; predicted boxes are the anchors, moved."""
         self.traces += 1  # runs only while tracing
         anchors = ANCHORS.replace(boxes=boxes, valid=valid)
-        extra = (likelihood,) if self.takes_likelihood else ()
-        return self.function(anchors, targets, *extra)
+        predicted = Predicted(boxes=boxes + moves, logits=logits)
+        return frame.assigned(self.function, anchors, targets, predicted)
 
-    def __call__(self, scenes, *, boxes=None, valid=None, likelihood=None) -> Assignment:
+    def __call__(self, scenes, *, boxes=None, valid=None, predictions=None) -> Assignment:
         """Assignments of N scenes as numpy arrays, checked for what must hold of each."""
-        inputs = arguments(scenes, boxes=boxes, valid=valid, likelihood=likelihood)
+        inputs = arguments(scenes, boxes=boxes, valid=valid, predictions=predictions)
         result = jax.tree.map(np.asarray, self.batched(*inputs))
         check(result, scenes, inputs[1])
         return result
 
 
-def arguments(scenes, *, boxes=None, valid=None, likelihood=None):
+def arguments(scenes, *, boxes=None, valid=None, predictions=None):
     """Inputs of `Assigner.one` for N scenes."""
     count = len(scenes.valid)
     boxes = np.asarray(ANCHORS.boxes) if boxes is None else boxes
     valid = np.ones((count, COUNT), bool) if valid is None else valid
-    likelihood = random_likelihood(count) if likelihood is None else likelihood
-    return np.broadcast_to(boxes, (count, COUNT, 4)), valid, scenes, likelihood
+    predictions = random_predictions(count) if predictions is None else predictions
+    return np.broadcast_to(boxes, (count, COUNT, 4)), valid, scenes, *predictions
 
 
-def random_likelihood(count):
-    """Negative numbers without ties, [N, G, A]."""
-    return -np.random.default_rng(3).exponential(2.0, (count, SLOTS, COUNT)).astype(np.float32)
+@functools.cache
+def random_predictions(count):
+    """Moves [N, A, 4] on quarters of a pixel, and logits [N, A, K]."""
+    random = np.random.default_rng(3)
+    moves = np.round(random.uniform(-3, 3, (count, COUNT, 4)) * 4) / 4
+    logits = random.normal(-2.0, 2.0, (count, COUNT, CLASSES))
+    return moves.astype(np.float32), logits.astype(np.float32)
 
 
 def check(result, scenes, valid):
@@ -114,9 +122,6 @@ HAVE_OBJECTS = (SCENES.valid & ~SCENES.crowd).any(axis=1)
 
 @pytest.fixture(scope="module", params=ASSIGNERS)
 def assigner(request):
-    takes = contracts.required(ASSIGNERS[request.param])
-    if takes not in ARGUMENTS:
-        pytest.skip(f"assign/{request.param}.py takes {takes}: not an assigner of one image")
     return Assigner(request.param)
 
 
@@ -137,22 +142,26 @@ def test_there_are_assigners():
     assert "max_iou" in ASSIGNERS
 
 
+@pytest.mark.parametrize("name", ASSIGNERS)
+def test_an_assigner_asks_for_what_there_is(name):
+    asked = contracts.required(ASSIGNERS[name])
+    assert asked[:2] == ("anchors", "targets")
+    assert set(asked) <= GIVEN, f"assign/{name}.py asks for {set(asked) - GIVEN}"
+
+
 def test_objects_get_anchors_and_empty_images_none(answer):
     np.testing.assert_array_equal(answer.positive.any(axis=1), HAVE_OBJECTS)
 
 
 @pytest.mark.parametrize("kind", contracts.RUBBISH)
 def test_padding_does_not_matter(assigner, answer, kind):
-    # The likelihood of a slot comes from its box: whatever that is, so is the likelihood.
-    likelihood = np.where(SCENES.valid[..., None], random_likelihood(len(SCENES.valid)), np.nan)
-    assert_same(assigner(contracts.with_rubbish(SCENES, kind), likelihood=likelihood), answer)
+    assert_same(assigner(contracts.with_rubbish(SCENES, kind)), answer)
 
 
 def test_permuting_objects_permutes_the_answer(assigner, answer):
     order = np.random.default_rng(7).permutation(SLOTS)
     scenes = jax.tree.map(lambda leaf: leaf[:, order], SCENES)
-    likelihood = random_likelihood(len(SCENES.valid))[:, order]
-    got = assigner(scenes, likelihood=likelihood)
+    got = assigner(scenes)
     np.testing.assert_array_equal(got.ignored, answer.ignored)
     np.testing.assert_array_equal(got.positive, answer.positive)
     np.testing.assert_array_equal(np.where(got.positive, order[got.gt], 0), answer.gt)
@@ -165,22 +174,23 @@ def test_moving_everything_changes_nothing(assigner, answer):
 
 
 def rolled(values, dx, dy):
-    """[..., A] moved along each level's map by (dx, dy) pixels; A is the last axis."""
+    """[N, A, ...] moved along each level's map by (dx, dy) pixels."""
     parts, start = [], 0
     for (rows, columns), stride in zip(MAPS, STRIDES, strict=True):
         shapes = ANCHORS.level_sizes[len(parts)][2]
-        level = values[..., start : start + rows * columns * shapes]
-        level = level.reshape(*values.shape[:-1], rows, columns, shapes)
-        level = np.roll(level, (dy // stride, dx // stride), axis=(-3, -2))
-        parts.append(level.reshape(*values.shape[:-1], -1))
+        level = values[:, start : start + rows * columns * shapes]
+        level = level.reshape(len(values), rows, columns, shapes, *values.shape[2:])
+        level = np.roll(level, (dy // stride, dx // stride), axis=(1, 2))
+        parts.append(level.reshape(len(values), -1, *values.shape[2:]))
         start += rows * columns * shapes
-    return np.concatenate(parts, axis=-1)
+    return np.concatenate(parts, axis=1)
 
 
 def test_moving_objects_by_a_stride_moves_their_anchors(assigner, answer):
     dx, dy = 32, -32  # a stride of the coarsest level is whole cells of every level
     moved = SCENES.replace(boxes=SCENES.boxes + np.float32([dx, dy, dx, dy]))
-    got = assigner(moved, likelihood=rolled(random_likelihood(len(SCENES.valid)), dx, dy))
+    predictions = random_predictions(len(SCENES.valid))
+    got = assigner(moved, predictions=[rolled(values, dx, dy) for values in predictions])
     of_anchors = {name: rolled(getattr(answer, name), dx, dy) for name in OF_ANCHORS}
     assert_same(got, answer.replace(**of_anchors))
 
@@ -193,8 +203,10 @@ def test_invalid_anchors_are_as_if_they_were_not_there(assigner):
     want = assigner(SCENES, valid=valid)
     assert want.positive[HAVE_OBJECTS].any(axis=1).all()
     tempting = np.where(left[:, None], boxes, np.float32([120, 100, 170, 150]))
-    likelihood = np.where(left, random_likelihood(len(SCENES.valid)), 0.0)
-    assert_same(assigner(SCENES, boxes=tempting, valid=valid, likelihood=likelihood), want)
+    moves, logits = random_predictions(len(SCENES.valid))
+    sure = np.where(left[:, None], logits, 9.0)
+    got = assigner(SCENES, boxes=tempting, valid=valid, predictions=(moves, sure))
+    assert_same(got, want)
 
 
 def test_crowd_regions_get_no_anchors(assigner):
@@ -251,18 +263,15 @@ def test_the_number_of_objects_never_retraces(assigner):
 def test_gradients_around_an_assignment_are_finite(assigner):
     # As an objective does it: predictions choose the anchors, and what is chosen is differentiated.
     rubbish = contracts.with_rubbish(SCENES, "nan")
-    boxes, valid, _, likelihood = arguments(rubbish)
+    boxes, valid, _, moves, logits = arguments(rubbish)
 
-    def loss(boxes, likelihood):
-        def one(boxes, valid, targets, likelihood):
-            inputs = jax.lax.stop_gradient((boxes, valid, targets, likelihood))
-            found = jax.lax.stop_gradient(assigner.one(*inputs))
-            chosen = jnp.where(found.positive, found.gt, 0)
-            taken = jnp.take_along_axis(likelihood, chosen[None], axis=0)[0]
-            return jnp.where(found.positive, taken + boxes.sum(axis=-1), 0.0).sum()
+    def loss(moves, logits):
+        def one(boxes, valid, targets, moves, logits):
+            found = assigner.one(boxes, valid, targets, moves, logits)
+            return jnp.where(found.positive, moves.sum(axis=-1) + logits.sum(axis=-1), 0.0).sum()
 
-        return jax.vmap(one)(boxes, valid, rubbish, likelihood).sum()
+        return jax.vmap(one)(boxes, valid, rubbish, moves, logits).sum()
 
-    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(boxes, likelihood)
+    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(moves, logits)
     assert np.isfinite(value)
     assert all(np.isfinite(leaf).all() for leaf in gradients)

@@ -3,7 +3,6 @@
 import functools
 
 import assignments
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,9 +15,7 @@ STRIDES = (8, 16, 32, 64, 128)
 MAPS = ((100, 128), (50, 64), (25, 32), (13, 16), (7, 8))
 SLOTS = 5
 
-assign = jax.jit(
-    fcos.assign, static_argnames=("centre_radius", "shrink", "range_in_strides", "ranges")
-)
+assign = assignments.in_frame(fcos.assign)
 
 
 @pytest.fixture(scope="module")

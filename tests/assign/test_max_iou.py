@@ -8,26 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from assignments import IGNORED, NEGATIVE, anchors_of, coded, targets_of
+from assignments import IGNORED, NEGATIVE, anchors_of, coded, in_frame, targets_of
 
 from anchors_jax import anchors as make
 from anchors_jax.assign import max_iou
 
-assign = jax.jit(
-    max_iou.assign,
-    static_argnames=(
-        "positive_iou",
-        "negative_iou",
-        "min_positive_iou",
-        "match_low_quality",
-        "low_quality_owner",
-        "assign_all_ties",
-        "ignore_iof",
-        "centre_margin",
-        "claim_without_overlap",
-        "tie_tolerance",
-    ),
-)
+assign = in_frame(max_iou.assign)
 
 
 def slow_iou(objects, boxes):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from anchors_jax import codecs, likelihoods, losses, mixture
-from anchors_jax.assign import paa
+from anchors_jax.assign import frame, paa
+from anchors_jax.objectives import dense
 
 MMDET = {"low_quality_owner": "claiming", "separation": "c_members", "min_candidates": 2}
 SCHEMES = {"pos_a": "a", "pos_b": "b", "pos_c": "c", "pos_d": "d", "pos_mm": "c_members"}
@@ -78,11 +79,13 @@ def matched_image(prefix, topk, gate, stds, alpha, gamma, lambda_s):
 
     @jax.jit
     def one(prediction, anchors, targets):
-        pairs = likelihoods.class_box(
-            prediction, anchors, targets, codec=codec, class_loss=focal, lambda_s=lambda_s
-        )
+        likelihood = functools.partial(likelihoods.class_box, class_loss=focal, lambda_s=lambda_s)
+        predicted = dense.predicted(prediction, anchors, codec=codec)
+        pairs = likelihood(predicted, targets)
         sets = paa.candidate_sets(anchors, targets, pairs, **keywords, **owner)
-        return sets, paa.assign(anchors, targets, pairs, **keywords, **({} if prefix else MMDET))
+        rules = {} if prefix else MMDET
+        assign = functools.partial(paa.assign, likelihood=likelihood, **keywords, **rules)
+        return sets, frame.assigned(assign, anchors, targets, predicted)
 
     return one
 

@@ -11,8 +11,8 @@ import pytest
 
 from anchors_jax import anchors as make
 from anchors_jax import codecs, likelihoods, mixture
-from anchors_jax.assign import paa
-from anchors_jax.types import DensePredictions
+from anchors_jax.assign import frame, paa
+from anchors_jax.types import Predicted
 
 SIDE, STRIDES = 256, (8, 16, 32, 64, 128)
 GRID = make.grid(
@@ -45,14 +45,26 @@ def groups(targets):
     return np.array(counts)
 
 
+def of_pairs(pairs):
+    """A matrix of log-likelihoods as a function of each anchor's object."""
+    return lambda objects: pairs[objects, jnp.arange(COUNT)]
+
+
 @functools.partial(jax.jit, static_argnames=("topk",))
-def candidate_sets(targets, log_likelihood, topk=9):
-    return paa.candidate_sets(GRID, targets, log_likelihood, topk=topk)
+def candidate_sets(targets, pairs, topk=9):
+    return paa.candidate_sets(GRID, targets, of_pairs(pairs), topk=topk)
+
+
+NOTHING = Predicted(boxes=GRID.boxes, logits=jnp.zeros((COUNT, 1)))
 
 
 @functools.partial(jax.jit, static_argnames=("separation", "topk"))
-def assign(targets, log_likelihood, **keywords):
-    return paa.assign(GRID, targets, log_likelihood, **keywords)
+def assign(targets, pairs, **keywords):
+    def likelihood(predicted, targets):
+        return of_pairs(pairs)
+
+    given = functools.partial(paa.assign, likelihood=likelihood, **keywords)
+    return frame.assigned(given, GRID, targets, NOTHING)
 
 
 def test_anchors_of_the_canvas():
@@ -146,31 +158,17 @@ def test_slots_can_be_permuted_and_their_padding_is_nothing(separation):
     np.testing.assert_array_equal(np.where(got.positive, order[got.gt], 0), want.gt)
 
 
-def test_a_function_of_the_objects_serves_as_the_matrix():
-    pairs = matrix()
-
-    @jax.jit
-    def lazily(targets):
-        return paa.assign(GRID, targets, lambda objects: pairs[objects, jnp.arange(COUNT)])
-
-    for boxes in (scene(), []):
-        targets = targets_of(boxes)
-        jax.tree.map(np.testing.assert_array_equal, lazily(targets), assign(targets, pairs))
-
-
 def predictions_at(boxes, logits):
     logits = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (COUNT, len(logits)))
-    return DensePredictions(
-        logits=logits,
-        codes=CODEC.encode(jnp.asarray(boxes, jnp.float32)[None], GRID.boxes),
-        maps=tuple((SIDE // s, SIDE // s) for s in STRIDES),
+    boxes = CODEC.decode(
+        CODEC.encode(jnp.asarray(boxes, jnp.float32)[None], GRID.boxes), GRID.boxes
     )
+    return Predicted(boxes=boxes, logits=logits)
 
 
 @jax.jit
-def log_likelihood(predictions, targets, objects, lambda_s=1.0):
-    pairs = likelihoods.class_box(predictions, GRID, targets, codec=CODEC, lambda_s=lambda_s)
-    return pairs(objects)
+def log_likelihood(predicted, targets, objects, lambda_s=1.0):
+    return likelihoods.class_box(predicted, targets, lambda_s=lambda_s)(objects)
 
 
 @pytest.mark.parametrize(
@@ -199,8 +197,7 @@ def test_the_weight_of_the_box_loss_is_a_keyword():
 
 def test_signals_are_means_over_objects_with_a_mixture():
     targets, pairs = targets_of(scene()), matrix()
-    signals = jax.jit(lambda targets, pairs: paa.assign(GRID, targets, pairs).signals)
-    got = signals(targets, pairs)
+    got = assign(targets, pairs).signals
     sets = candidate_sets(targets, pairs)
     assert (sets.used.sum(axis=1) > 1).all()
     fitted = jax.jit(jax.vmap(mixture.fit))(sets.loss, sets.used)
@@ -208,4 +205,4 @@ def test_signals_are_means_over_objects_with_a_mixture():
     expected = np.minimum(gap / np.sqrt(variance), 10.0).mean()
     assert float(got["mixture_separation"]) == pytest.approx(expected, rel=1e-4)
     assert float(got["mixture_iterations"]) == pytest.approx(fitted.iterations.mean())
-    assert not any(signals(targets_of([]), pairs).values())
+    assert not any(assign(targets_of([]), pairs).signals.values())

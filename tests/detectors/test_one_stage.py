@@ -15,7 +15,7 @@ from anchors_jax.detectors import one_stage
 from anchors_jax.models.dense_head import DenseHead
 from anchors_jax.models.fpn import FPN
 from anchors_jax.models.one_stage import OneStageNetwork
-from anchors_jax.objectives import dense as objective
+from anchors_jax.objectives import dense, terms
 from anchors_jax.types import Batch, Targets
 
 B, G, K = 2, 4, 3
@@ -45,10 +45,14 @@ def tiny(*, frozen=True, **keywords):
             neck=FPN(width=8, levels=2),
             head=DenseHead(num_classes=K, shapes_per_cell=2, depth=1, width=8),
         ),
-        anchors=functools.partial(
-            anchors.grid, anchors.relative(scales=(2.0, 3.0), ratios=(1.0,)), strides=(8, 16)
+        anchors=anchors.Grid(
+            shapes=anchors.relative(scales=(2.0, 3.0), ratios=(1.0,)), strides=(8, 16)
         ),
-        objective=objective.objective(assign=max_iou.assign, codec=codecs.deltas()),
+        objective=dense.objective(
+            assign=max_iou.assign,
+            classify=terms.sigmoid(),
+            regress=terms.on_codes(codec=codecs.deltas()),
+        ),
         detect=nms.Rule(score_threshold=0.0, max_detections=8),
         **keywords,
     )

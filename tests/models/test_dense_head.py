@@ -1,11 +1,11 @@
-"""The dense head: order of its outputs, sharing over levels, options, initialisation."""
+"""The dense head: order of its outputs, sharing over levels, options, initialisation, slicing."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anchors_jax.models import dense_head, layers, norms
+from anchors_jax.models import count, dense_head, layers, norms
 
 RNG = np.random.default_rng(0)
 SIZES = ((4, 6), (2, 3), (1, 2))
@@ -163,3 +163,63 @@ def test_half_precision_gives_float32_close_to_full():
 def test_bad_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         dense_head.DenseHead(num_classes=3, **options)
+
+
+SLICED = {  # own slots, kept, what the head becomes
+    "of one level": (None, ((1,), (0, 1, 2), (0, 1, 2)), (3, [[1], [0, 1, 2], [0, 1, 2]])),
+    "of all levels": (None, ((0, 2),) * 3, (2, None)),
+    "a shape and levels": (None, ((), (0, 2)), (2, [[], [0, 1]])),
+    "again": (((0, 2), (), (1, 2)), ((1,), (), (0, 1)), (2, [[1], [], [0, 1]])),
+    "again, and the last level": (((0, 2), (0, 1, 2), ()), ((1,), (2,)), (1, None)),
+}
+
+
+@pytest.mark.parametrize("case", SLICED)
+def test_a_sliced_head_says_what_the_whole_one_says_of_the_shapes_that_stay(case):
+    slots, kept, (shapes, after) = SLICED[case]
+    head = _head(shapes_per_cell=3, quality="box", level_scale=True, slots=slots)
+    pyramid = _pyramid()
+    shapes_of = jax.eval_shape(head.init, jax.random.key(0), pyramid)["params"]
+    params = jax.tree.map(lambda leaf: RNG.normal(size=leaf.shape).astype(np.float32), shapes_of)
+    changes = head.sliced(kept)
+    assert changes == {"shapes_per_cell": shapes, "slots": after}
+    changes["slots"] = after and tuple(map(tuple, after))
+    smaller, fewer = head.clone(**changes), pyramid[: len(kept)]
+    sliced = head.sliced_params(params, kept)
+    needed = jax.eval_shape(smaller.init, jax.random.key(0), fewer)["params"]
+    assert jax.tree.map(jnp.shape, sliced) == jax.tree.map(jnp.shape, needed)
+    now = slots or ((0, 1, 2),) * len(SIZES)
+    stays = [
+        np.tile(np.isin(range(len(own)), level), rows * columns)
+        for own, level, (rows, columns) in zip(now, (*kept, ())[:3], SIZES, strict=True)
+    ]
+    whole = jax.jit(head.apply)({"params": params}, pyramid)
+    out = jax.jit(smaller.apply)({"params": sliced}, fewer)
+    for name in ("logits", "codes", "quality"):
+        want = getattr(whole, name)[:, np.concatenate(stays)]
+        np.testing.assert_allclose(getattr(out, name), want, rtol=1e-4, atol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"depth": 0}, {"depth": 3, "width": 4, "quality": "class"}], ids=str
+)
+def test_multiply_adds_are_those_of_the_network(options):
+    pyramid = tuple(x[:1] for x in _pyramid())
+    cells, channels = [rows * columns for rows, columns in SIZES], [6, 6, 6]
+    for counts in ((2, 2, 2), (0, 1, 1)):
+        slots = tuple(tuple(range(n)) for n in counts)
+        head = _head(shapes_per_cell=max(counts), slots=slots, **options)
+        variables = jax.eval_shape(head.init, jax.random.key(0), pyramid)
+        want = count.multiply_adds(head.apply, variables, pyramid)
+        assert _head(**options).multiply_adds(cells, counts, channels) == want
+
+
+def test_multiply_adds_as_published():
+    """Retinanet on COCO, and without the finest level and one shape: 76 % fewer."""
+    cells = [h * w for h, w in ((100, 150), (50, 75), (25, 38), (13, 19), (7, 10))]
+    head = dense_head.DenseHead(num_classes=80)
+    full, pruned = (
+        head.multiply_adds(cells, counts, [256] * 5) for counts in ((9,) * 5, (0, 8, 8, 8, 8))
+    )
+    assert (round(full / 1e9), round(pruned / 1e9)) == (129, 31)
+    assert pruned / full == pytest.approx(1 - 0.76, abs=0.005)

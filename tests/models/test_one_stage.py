@@ -109,6 +109,26 @@ def test_predictions_follow_the_maps():
     assert (out.logits.shape, out.codes.shape) == ((2, anchors, 3), (2, anchors, 4))
 
 
+def test_parameters_lie_under_the_parts_and_the_trunk_is_all_but_the_head():
+    variables, out = _full_precision()
+    model = _small(GROUP_NORM)
+    assert set(variables["params"]) == set(model.parts)
+    pyramid = jax.eval_shape(functools.partial(model.apply, method="trunk"), variables, IMAGE)
+    assert tuple(x.shape[1:3] for x in pyramid) == out.maps
+    head = {"params": variables["params"]["head"]}
+    by_parts = count.multiply_adds(model.head.apply, head, pyramid)
+    image = jax.ShapeDtypeStruct(IMAGE.shape, IMAGE.dtype)
+    whole = count.multiply_adds(model.apply, variables, image)
+    trunk = functools.partial(model.apply, method="trunk")
+    assert whole - count.multiply_adds(trunk, variables, image) == by_parts
+
+
+def test_the_neck_says_what_it_is_with_fewer_levels():
+    needed = [True, False, True, False]
+    changes, live = _small(GROUP_NORM).neck.shortened(needed)
+    assert (changes, live) == ({"levels": 3}, 3)
+
+
 def test_half_precision_gives_float32_close_to_full():
     variables, full = _full_precision()
     half = jax.jit(_small(GROUP_NORM, dtype=jnp.bfloat16).apply)(variables, IMAGE)

@@ -1,4 +1,4 @@
-"""SSD's network: published sizes and costs, geometry, L2 normalisation, empty levels."""
+"""SSD's network: published sizes and costs, geometry, L2 normalisation, empty levels, slicing."""
 
 import functools
 
@@ -78,6 +78,8 @@ def test_multiply_adds_of_the_published_networks(side, num_classes, backbone, ne
         for name, value in inputs.items()
     }
     assert costs == {"backbone": backbone, "neck": neck, "head": head}
+    cells, channels = zip(*((x.shape[1] * x.shape[2], x.shape[3]) for x in pyramid), strict=True)
+    assert model.head.multiply_adds(cells, model.head.shapes_per_cell, channels) == head
 
 
 def test_multiply_adds_count_the_padding_groups_and_what_lies_inside_calls():
@@ -186,6 +188,42 @@ def test_a_level_without_anchors_has_no_parameters_and_changes_no_other():
     ends = np.cumsum([n * r * c for n, (r, c) in zip((2, 1, 1), whole.maps, strict=True)])
     kept = np.r_[0 : ends[0], ends[1] : ends[2]]
     np.testing.assert_array_equal(out.logits, whole.logits[:, kept])
+
+
+@pytest.mark.parametrize("kept", [((1,), (0,), (0,)), ((0, 1), (), (1, 2)), ((1,), (0,))])
+def test_a_sliced_head_says_what_the_whole_one_says_of_the_shapes_that_stay(kept):
+    head = ssd_head.SSDHead(num_classes=3, shapes_per_cell=(2, 1, 3))
+    pyramid = [
+        RNG.normal(size=(2, *size)).astype(np.float32) for size in ((3, 4, 5), (2, 2, 6), (1, 2, 4))
+    ]
+    shapes_of = jax.eval_shape(head.init, jax.random.key(0), pyramid)["params"]
+    params = jax.tree.map(lambda leaf: RNG.normal(size=leaf.shape).astype(np.float32), shapes_of)
+    changes = head.sliced(kept)
+    assert changes == {"shapes_per_cell": [len(slots) for slots in kept]}
+    smaller, fewer = head.clone(shapes_per_cell=tuple(map(len, kept))), pyramid[: len(kept)]
+    sliced = head.sliced_params(params, kept)
+    needed = jax.eval_shape(smaller.init, jax.random.key(0), fewer)["params"]
+    assert jax.tree.map(jnp.shape, sliced) == jax.tree.map(jnp.shape, needed)
+    whole = jax.jit(head.apply)({"params": params}, pyramid)
+    out = jax.jit(smaller.apply)({"params": sliced}, fewer)
+    stays = [
+        np.tile(np.isin(range(shapes), level), rows * columns)
+        for shapes, level, (rows, columns) in zip(
+            (2, 1, 3), (*kept, ())[:3], whole.maps, strict=True
+        )
+    ]
+    for name in ("logits", "codes"):
+        want = getattr(whole, name)[:, np.concatenate(stays)]
+        np.testing.assert_allclose(getattr(out, name), want, rtol=1e-4, atol=1e-3, err_msg=name)
+
+
+def test_a_neck_without_its_first_level_does_not_normalise_it():
+    neck = ssd_neck.SSDNeck()
+    assert neck.shortened([False, True, True, False, False, False]) == (
+        {"extras": [list(extra) for extra in ssd_neck.SSD300[:1]], "l2_scale": None},
+        3,
+    )
+    assert neck.shortened([True] + [False] * 5) == ({"extras": []}, 2)  # the backbone's maps stay
 
 
 def test_heads_that_do_not_fit_are_named():

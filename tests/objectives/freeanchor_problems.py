@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from assignments import anchors_of
 
-from anchors_jax import codecs, train
-from anchors_jax.objectives import bag_matching, freeanchor
+from anchors_jax import codecs, losses, train
+from anchors_jax.objectives import bag_matching, dense, freeanchor, terms
 from anchors_jax.types import DensePredictions
 
 STDS = (0.1, 0.1, 0.2, 0.2)
@@ -26,20 +26,32 @@ def said(probabilities, deltas=None):
 
 def confidence_of(prediction, anchors, target, *, threshold=0.6, classes, stds=STDS):
     """M [A, K] of one image, in one piece."""
+    codec = codecs.deltas(stds=tuple(stds))
     found = bag_matching.matching(
-        prediction,
+        dense.predicted(prediction, anchors, codec=codec),
         anchors,
         target,
-        codec=codecs.deltas(stds=tuple(stds)),
         iou_threshold=threshold,
         mask_padding=False,
     )
     return bag_matching.confidence(found.decoded, found, found.objects, threshold, classes)
 
 
+def regress_of(*, stds=STDS, beta=0.11, weight=0.75):
+    """Smooth L1 on codes; the paper's by default."""
+    return terms.on_codes(
+        codec=codecs.deltas(stds=tuple(stds)),
+        loss=functools.partial(losses.smooth_l1, beta=beta),
+        weight=weight,
+    )
+
+
+REGRESS = regress_of()
+
+
 @functools.cache
-def freeanchor_with(**keywords):
-    return freeanchor.objective(codec=codecs.deltas(stds=STDS), **keywords)
+def freeanchor_with(regress=REGRESS, **keywords):
+    return freeanchor.objective(regress=regress, **keywords)
 
 
 class Result(NamedTuple):

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from anchors_jax import anchors as make
-from anchors_jax import codecs
-from anchors_jax.assign import locations, max_iou
-from anchors_jax.objectives import semi_anchored
+from anchors_jax import codecs, losses
+from anchors_jax.assign import max_iou
+from anchors_jax.objectives import locations, semi_anchored, terms
 from anchors_jax.types import SemiAnchoredPredictions
 
 targets_of = functools.partial(assignments.targets_of, slots=4)
@@ -36,11 +36,23 @@ def predictions(seed=0, *, shapes=3, classes=2, cells=6):
     )
 
 
-label = jax.jit(functools.partial(locations.by_anchors, assign=max_iou.assign))
+by_max_iou = functools.partial(locations.by_anchors, assign=max_iou.assign)
+label = jax.jit(by_max_iou)
 
 
-def plain(**keywords):
-    return semi_anchored.objective(label=label, codec=CODEC, **keywords)
+def parts(codec):
+    """Classes and boxes as in the paper."""
+    return {
+        "classify": terms.sigmoid(loss=functools.partial(losses.focal, gamma=1.0)),
+        "regress": terms.on_boxes(
+            codec=codec, loss=functools.partial(losses.iou, form="log"), weight=2.0
+        ),
+    }
+
+
+def plain(**choice):
+    choose = functools.partial(semi_anchored.choose, **choice)
+    return semi_anchored.objective(label=by_max_iou, **parts(CODEC), choose=choose)
 
 
 # 14 x 14 in the first cell, 34 x 30 over the last one.
@@ -51,6 +63,6 @@ TWO = targets_of([[1, 1, 15, 15], [24, 8, 58, 38]], labels=[1, 0])
 loss = jax.jit(plain().loss)
 
 
-@functools.partial(jax.jit, static_argnames=("top_k", "min_anchor_score", "key"))
+@functools.partial(jax.jit, static_argnames=("top_k", "min_score", "key"))
 def decode(predictions, anchors=ANCHORS, **keywords):
     return plain(**keywords).decode(predictions, anchors, jnp.asarray([32, 48]))

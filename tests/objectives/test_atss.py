@@ -8,25 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 from golden_cases import cases
 
-from anchors_jax import codecs, losses, nms, quality
+from anchors_jax import codecs, nms, quality
 from anchors_jax.assign import atss
-from anchors_jax.objectives import dense
+from anchors_jax.objectives import dense, terms
 
 
 def objective_of(params):
     return dense.objective(
         assign=functools.partial(atss.assign, topk=params["topk"], topk_per_shape=False),
-        codec=codecs.deltas(stds=tuple(params["stds"])),
-        class_loss=functools.partial(
-            losses.focal, alpha=params["focal_alpha"], gamma=params["focal_gamma"]
+        classify=terms.sigmoid(loss=heads.focal(params)),
+        regress=terms.on_boxes(
+            codec=codecs.deltas(stds=tuple(params["stds"])), weight=params["box_weight"]
         ),
-        box_loss=losses.giou,
-        box_loss_on_codes=False,
-        box_weight=params["box_weight"],
-        quality_loss=losses.bce,
-        quality_target=quality.centerness,
-        quality_weight=params["quality_weight"],
-        box_weight_by_quality=True,
+        quality=terms.branch(
+            target=quality.centerness, weight=params["quality_weight"], weighs_boxes=True
+        ),
     )
 
 

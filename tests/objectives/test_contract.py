@@ -50,7 +50,8 @@ class Subject:
     def __init__(self, record):
         self.objective = spec.build(record["objective"])
         # Hard negatives are taken in proportion to positives (SSD): no objects, no negatives.
-        self.mines = "negatives_per_positive" in record["objective"]
+        select = record["objective"].get("select", {}).get(spec.BIND, "")
+        self.mines = select.endswith(":hard_negatives")
         model = spec.build(record["model"])
         image = jax.ShapeDtypeStruct((1, *CANVAS, 3), jnp.float32)
         shapes = jax.eval_shape(model.init, jax.random.key(0), image)

@@ -7,17 +7,20 @@ import numpy as np
 import pytest
 from golden_cases import cases
 
-from anchors_jax import codecs, losses, nms
+from anchors_jax import codecs, nms
 from anchors_jax.assign import max_iou
-from anchors_jax.objectives import dense
+from anchors_jax.objectives import dense, terms
 from anchors_jax.types import Anchors, DensePredictions, Targets
 
 
 def retinanet(params, **keywords):
-    focal = functools.partial(
-        losses.focal, alpha=params["focal_alpha"], gamma=params["focal_gamma"]
+    return heads.by_max_iou(params, heads.focal(params), **keywords)
+
+
+def plain(assign=max_iou.assign, regress=terms.on_codes):
+    return dense.objective(
+        assign=assign, classify=terms.sigmoid(), regress=regress(codec=codecs.deltas())
     )
-    return heads.by_max_iou(params, class_loss=focal, **keywords)
 
 
 @cases("retinanet_loss")
@@ -148,13 +151,10 @@ def test_an_image_without_objects_is_all_background():
 
 
 @pytest.mark.parametrize("padding", [np.nan, 0.0, 1e30])
-@pytest.mark.parametrize("on_codes", [True, False])
-def test_padding_matters_to_nothing(padding, on_codes):
+@pytest.mark.parametrize("regress", [terms.on_codes, terms.on_boxes])
+def test_padding_matters_to_nothing(padding, regress):
     predictions, anchors, targets = miniature()
-    box_loss = losses.l1 if on_codes else losses.giou
-    objective = dense.objective(
-        assign=max_iou.assign, codec=codecs.deltas(), box_loss=box_loss, box_loss_on_codes=on_codes
-    )
+    objective = plain(regress=regress)
     padded = targets.replace(boxes=targets.boxes.at[1].set(padding))
 
     def total(predictions, targets):
@@ -169,10 +169,7 @@ def test_padding_matters_to_nothing(padding, on_codes):
 
 def test_ignored_and_invalid_anchors_have_no_say():
     predictions, anchors, targets = miniature()
-    objective = dense.objective(
-        assign=functools.partial(max_iou.assign, positive_iou=0.7, negative_iou=0.5),
-        codec=codecs.deltas(),
-    )
+    objective = plain(functools.partial(max_iou.assign, positive_iou=0.7, negative_iou=0.5))
     anchors = anchors.replace(valid=anchors.valid.at[5].set(False))
 
     def losses_of(predictions):
@@ -193,13 +190,8 @@ def test_degenerate_objects_give_finite_gradients():
     flat = targets.replace(
         boxes=jnp.asarray([[4.0, 4.0, 4.0, 20.0], [3.0, 3.0, 3.0, 3.0]]), valid=jnp.ones(2, bool)
     )
-    for on_codes, box_loss in ((True, losses.l1), (False, losses.giou)):
-        objective = dense.objective(
-            assign=max_iou.assign,
-            codec=codecs.deltas(),
-            box_loss=box_loss,
-            box_loss_on_codes=on_codes,
-        )
+    for regress in (terms.on_codes, terms.on_boxes):
+        objective = plain(regress=regress)
 
         def total(predictions, objective=objective):
             terms, _ = objective.loss(predictions, anchors, flat)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from golden_cases import cases
 
-from anchors_jax import codecs, losses, quality
+from anchors_jax import codecs, losses, quality, selection
 from anchors_jax.assign import fcos
-from anchors_jax.objectives import dense
+from anchors_jax.objectives import dense, terms
 from anchors_jax.types import Anchors, DensePredictions
 
 
@@ -31,16 +31,10 @@ def objective_of(params):
     box_losses = {"giou": losses.giou, "iou": functools.partial(losses.iou, form="log")}
     return dense.objective(
         assign=assign_of(params),
-        codec=codec_of(params),
-        class_loss=functools.partial(
-            losses.focal, alpha=params["focal_alpha"], gamma=params["focal_gamma"]
-        ),
-        box_loss=box_losses[params["box_loss"]],
-        box_loss_on_codes=False,
-        count_floor=0.0,
-        quality_loss=losses.bce,
-        quality_target=quality.centerness,
-        box_weight_by_quality=True,
+        classify=terms.sigmoid(loss=heads.focal(params)),
+        regress=terms.on_boxes(codec=codec_of(params), loss=box_losses[params["box_loss"]]),
+        select=functools.partial(selection.everything, floor=0.0),
+        quality=terms.branch(target=quality.centerness, weighs_boxes=True),
     )
 
 

@@ -13,6 +13,7 @@ from objectives.freeanchor_problems import (
     STDS,
     confidence_of,
     freeanchor_with,
+    regress_of,
     said,
     targets_of,
 )
@@ -24,13 +25,13 @@ from anchors_jax.objectives import bag_matching, freeanchor
 def reference(params):
     """The objective of a golden case. The reference takes in all anchors of the canvas."""
     return freeanchor.objective(
-        codec=codecs.deltas(stds=tuple(params["stds"])),
+        regress=regress_of(
+            stds=params["stds"], beta=params["smooth_l1_beta"], weight=params["box_weight"]
+        ),
         bag_size=params["bag"],
         iou_threshold=params["bbox_thr"],
         alpha=params["alpha"],
         gamma=params["gamma"],
-        box_weight=params["box_weight"],
-        smooth_l1_beta=params["smooth_l1_beta"],
         mask_padding=False,
     )
 
@@ -159,7 +160,7 @@ def test_against_the_formulas(monkeypatch, seed, n, stretch):
     monkeypatch.setattr(bag_matching, "STRETCH", stretch)
     predictions, anchors, targets = crowded(seed)
     anchors = anchors.replace(valid=anchors.valid.at[jnp.asarray([0, 17, 58])].set(False))
-    loss = jax.jit(freeanchor.objective(codec=codecs.deltas(stds=STDS), bag_size=n).loss)
+    loss = jax.jit(freeanchor.objective(regress=regress_of(), bag_size=n).loss)
     terms, statistics = loss(predictions, anchors, targets)
     positive, negative = slow(predictions, anchors, targets, n=n)
     assert float(terms["positive"].total) == pytest.approx(positive, rel=2e-5)
@@ -172,7 +173,7 @@ def test_other_settings_against_the_formulas():
     predictions, anchors, targets = crowded(3)
     setting = {"alpha": 0.25, "gamma": 1.5}
     objective = freeanchor_with(
-        bag_size=8, iou_threshold=0.7, smooth_l1_beta=1.0, box_weight=0.5, **setting
+        bag_size=8, iou_threshold=0.7, regress=regress_of(beta=1.0, weight=0.5), **setting
     )
     terms, _ = jax.jit(objective.loss)(predictions, anchors, targets)
     want = slow(predictions, anchors, targets, n=8, t=0.7, beta=1.0, weight=0.5, **setting)

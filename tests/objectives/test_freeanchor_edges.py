@@ -139,7 +139,7 @@ def test_anchors_in_a_crowd_take_no_part():
     objective = freeanchor_with(bag_size=2)
     want = evaluate(objective, predictions, without, targets)
     assert_close(evaluate(objective, predictions, anchors, crowd), want)
-    ordinary = evaluate(freeanchor_with(bag_size=2, ignore_iof=1.0), predictions, anchors, crowd)
+    ordinary = evaluate(freeanchor_with(bag_size=2, ignore_iof=None), predictions, anchors, crowd)
     assert_close(ordinary, evaluate(objective, predictions, anchors, targets))
 
 

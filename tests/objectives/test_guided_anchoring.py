@@ -11,8 +11,7 @@ from assignments import coded
 from golden_cases import cases
 
 from anchors_jax import nms
-from anchors_jax.assign import regions
-from anchors_jax.objectives import guided_anchoring
+from anchors_jax.objectives import guided_anchoring, guided_locations
 
 LOCATION_MODES = {  # prefix of the reference's arrays: how the location term is asked for
     "correct": ("last", True),
@@ -61,7 +60,7 @@ def test_location_terms_agree_with_the_reference(case):
 
     def term(logits, valid, targets, overlap, count_padding):
         image = anchors.replace(valid=valid)
-        found = regions.find(
+        found = guided_locations.find(
             image,
             targets,
             centre=params["center_ratio"],

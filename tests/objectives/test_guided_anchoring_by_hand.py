@@ -198,8 +198,8 @@ def test_a_larger_canvas_changes_no_loss():
 def test_switches_of_the_ablation():
     targets, p = one_object(BOX), guided.predictions(RETINA, location=-10.0, shape=0.5)
     built = {
-        "L": guided.objective(guided.RETINA_SETTINGS, predict_locations=False),
-        "S": guided.objective(guided.RETINA_SETTINGS, predict_shapes=False),
+        "L": guided.objective(guided.RETINA_SETTINGS, locations=None),
+        "S": guided.objective(guided.RETINA_SETTINGS, shapes=None),
     }
 
     @jax.jit

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from golden_cases import cases
 
-from anchors_jax import codecs, likelihoods, losses, nms, quality
+from anchors_jax import codecs, likelihoods, nms, quality, selection
 from anchors_jax.assign import paa
-from anchors_jax.objectives import dense
+from anchors_jax.objectives import dense, terms
 from anchors_jax.types import Anchors, DensePredictions, Targets
 
 OFFICIAL, MMDET = "official_", ""
@@ -20,32 +20,24 @@ MMDET_RULES = {"low_quality_owner": "claiming", "separation": "c_members", "min_
 
 def objective_of(params, rules=OFFICIAL):
     codec = codecs.deltas(stds=tuple(params["stds"]), limit_both_sides=rules == MMDET)
-    focal = functools.partial(
-        losses.focal, alpha=params["focal_alpha"], gamma=params["focal_gamma"]
-    )
+    focal = heads.focal(params)
+    lambda_s = params["box_weight"] if rules == MMDET else params.get("score_lambda", 1.0)
     return dense.objective(
         assign=functools.partial(
             paa.assign,
+            likelihood=functools.partial(
+                likelihoods.class_box, class_loss=focal, lambda_s=lambda_s
+            ),
             topk=params["topk"],
             candidate_iou=params["gate"],
             **(MMDET_RULES if rules == MMDET else {}),
         ),
-        likelihood=functools.partial(
-            likelihoods.class_box,
-            codec=codec,
-            class_loss=focal,
-            lambda_s=params["box_weight"] if rules == MMDET else params.get("score_lambda", 1.0),
+        classify=terms.sigmoid(loss=focal),
+        regress=terms.on_boxes(codec=codec, weight=params["box_weight"]),
+        select=functools.partial(selection.everything, floor=0.0),
+        quality=terms.branch(
+            target=quality.iou, weight=params["quality_weight"], weighs_boxes=True
         ),
-        codec=codec,
-        class_loss=focal,
-        box_loss=losses.giou,
-        box_loss_on_codes=False,
-        box_weight=params["box_weight"],
-        quality_loss=losses.bce,
-        quality_target=quality.iou,
-        quality_weight=params["quality_weight"],
-        box_weight_by_quality=True,
-        count_floor=0.0,
     )
 
 

@@ -1,4 +1,4 @@
-"""The dense objective with a quality branch and with likelihoods: weights, gradients, gaps."""
+"""The dense objective with a quality branch and with predictions: weights, gradients, gaps."""
 
 import functools
 
@@ -11,25 +11,22 @@ from anchors_jax import anchors as make
 from anchors_jax import boxes as geometry
 from anchors_jax import codecs, losses, quality
 from anchors_jax.assign import fcos, max_iou
-from anchors_jax.objectives import dense
+from anchors_jax.objectives import dense, terms
 from anchors_jax.types import DensePredictions, Targets
 
 ANCHORS = make.grid(make.locations(), maps=((4, 5), (2, 3)), strides=(8, 16))
 COUNT = len(ANCHORS.boxes)
 CODEC = codecs.distances(activation="exp")
 
-objective_of = functools.partial(
-    dense.objective,
-    assign=functools.partial(fcos.assign, range_in_strides=2.0),
-    codec=CODEC,
-    box_loss=losses.giou,
-    box_loss_on_codes=False,
-    quality_loss=losses.bce,
-    quality_target=quality.iou,
-    quality_weight=0.5,
-    box_weight=1.3,
-    box_weight_by_quality=True,
-)
+
+def objective_of(*, target=quality.iou, loss=losses.bce, **keywords):
+    parts = {
+        "assign": functools.partial(fcos.assign, range_in_strides=2.0),
+        "classify": terms.sigmoid(),
+        "regress": terms.on_boxes(codec=CODEC, weight=1.3),
+        "quality": terms.branch(target=target, loss=loss, weight=0.5, weighs_boxes=True),
+    }
+    return dense.objective(**parts | keywords)
 
 
 def predictions_of(seed=0):
@@ -96,16 +93,14 @@ def test_the_quality_target_is_a_constant():
     assert not slope_of(objective_of(), "quality").any()
     gradient = slope_of(objective_of(), "box")
     decoded = CODEC.decode(predictions_of().codes, ANCHORS.boxes)
-    constants = objective_of(
-        quality_target=lambda boxes, objects, anchors: geometry.iou(decoded, objects)
-    )
+    constants = objective_of(target=lambda boxes, objects, anchors: geometry.iou(decoded, objects))
     np.testing.assert_array_equal(gradient, slope_of(constants, "box"))
     np.testing.assert_array_equal(gradient.any(axis=1), assign(ANCHORS, SCENE).positive)
 
 
 @pytest.mark.parametrize("target", [quality.iou, quality.centerness])
 def test_without_objects_only_the_classes_learn(target):
-    objective = objective_of(quality_target=target)
+    objective = objective_of(target=target)
 
     def total(predictions):
         terms, _ = objective.loss(predictions, ANCHORS, targets_of())
@@ -132,7 +127,7 @@ def test_saturated_codes_are_finite():
 
 
 def test_a_weight_without_a_trained_branch():
-    objective = objective_of(quality_loss=None)
+    objective = objective_of(loss=None)
     terms, _ = losses_of(objective, predictions_of().replace(quality=None))
     want, _ = losses_of(objective_of(), predictions_of())
     assert set(terms) == {"class", "box"}
@@ -140,27 +135,20 @@ def test_a_weight_without_a_trained_branch():
 
 
 def test_what_is_missing_is_named():
-    with pytest.raises(ValueError, match="need a quality_target"):
-        objective_of(quality_target=None)
     with pytest.raises(ValueError, match="needs a head with a quality output"):
         losses_of(objective_of(), predictions_of().replace(quality=None))
 
 
-def test_assigners_may_see_likelihoods_but_pass_no_gradient():
-    def likelihood(predictions, anchors, targets):
-        del targets
-        return CODEC.decode(predictions.codes, anchors.boxes)
-
-    def by_predictions(anchors, targets, decoded):
+def test_assigners_may_see_predictions_but_pass_no_gradient():
+    def by_predictions(anchors, targets, predicted):
         """Max-IoU on the predicted boxes."""
-        found = max_iou.assign(anchors.replace(boxes=decoded), targets)
-        return found.replace(
-            positive=found.positive & (decoded.sum() != 0), signals={"seen": decoded.sum()}
-        )
+        found = max_iou.assign(anchors.replace(boxes=predicted.boxes), targets)
+        seen = predicted.boxes.sum()
+        return found.replace(positive=found.positive & (seen != 0), signals={"seen": seen})
 
-    objective = objective_of(assign=by_predictions, likelihood=likelihood)
+    objective = objective_of(assign=by_predictions)
     predictions = predictions_of()
-    decoded = likelihood(predictions, ANCHORS, SCENE)
+    decoded = CODEC.decode(predictions.codes, ANCHORS.boxes)
     want = jax.jit(max_iou.assign)(ANCHORS.replace(boxes=decoded), SCENE)
     _, statistics = losses_of(objective, predictions)
     assert statistics["positives"] == want.positive.sum() > 0
@@ -195,7 +183,7 @@ def test_detections_can_be_judged_by_their_own_boxes():
     predictions = predictions_of()
     bare = predictions.replace(quality=None)
     size = jnp.asarray([32, 40])
-    objective = objective_of(quality_loss=None, box_quality=quality.centerness)
+    objective = objective_of(loss=None, box_quality=quality.centerness)
     found = objective.decode(bare, ANCHORS, size)
     distances = np.exp(np.asarray(bare.codes, np.float64)).reshape(-1, 2, 2)  # (l, t), (r, b)
     ratio = distances.min(axis=1) / distances.max(axis=1)
@@ -203,4 +191,4 @@ def test_detections_can_be_judged_by_their_own_boxes():
     # A head that predicts the quality knows better.
     predicted = objective.decode(predictions, ANCHORS, size)
     np.testing.assert_allclose(predicted.quality, jax.nn.sigmoid(predictions.quality), rtol=1e-6)
-    assert objective_of(quality_loss=None).decode(bare, ANCHORS, size).quality is None
+    assert objective_of(loss=None).decode(bare, ANCHORS, size).quality is None

@@ -9,13 +9,12 @@ import numpy as np
 from golden_cases import cases
 
 from anchors_jax import anchors as make
-from anchors_jax import losses, nms
-from anchors_jax.assign import sampling
+from anchors_jax import losses, nms, selection
 
 
 def rpn(params, *, number=None):
-    sample = functools.partial(sampling.expected, number=number)
-    return heads.by_max_iou(params, class_loss=losses.class_bce, sample=sample)
+    select = functools.partial(selection.expected, number=number)
+    return heads.by_max_iou(params, losses.class_bce, select=select)
 
 
 def trained_anchors(case):

@@ -9,8 +9,8 @@ import numpy as np
 from golden_cases import cases
 
 from anchors_jax import codecs, losses, nms
-from anchors_jax.assign import locations, max_iou
-from anchors_jax.objectives import semi_anchored
+from anchors_jax.assign import max_iou
+from anchors_jax.objectives import locations, semi_anchored, terms
 from anchors_jax.types import SemiAnchoredPredictions
 
 MODES = ("prior_positive", "all_at_positive")
@@ -27,21 +27,26 @@ def labeller(params, **keywords):
     )
 
 
-def objective(params, *, regress="prior_positive", **keywords):
+def objective(params, *, regress="prior_positive", **choice):
     return semi_anchored.objective(
         label=labeller(params, regress=regress),
-        codec=codecs.deltas(stds=tuple(params["stds"])),
-        class_loss=functools.partial(
-            losses.focal, alpha=params["cls_alpha"], gamma=params["cls_beta"]
+        classify=terms.sigmoid(
+            loss=functools.partial(
+                losses.focal, alpha=params["cls_alpha"], gamma=params["cls_beta"]
+            )
+        ),
+        regress=terms.on_boxes(
+            codec=codecs.deltas(stds=tuple(params["stds"])),
+            loss=functools.partial(losses.iou, form="log"),
+            weight=params["lambda_reg"],
         ),
         anchor_loss=functools.partial(
             losses.smoothed_focal, alpha=params["ac_alpha"], gamma=params["ac_beta"]
         ),
-        box_weight=params["lambda_reg"],
         anchor_weight=params["lambda_ac"],
         positive_iou=params["post_iou_thr"],
         sigma=params["sigma"],
-        **keywords,
+        choose=functools.partial(semi_anchored.choose, **choice),
     )
 
 
@@ -156,7 +161,7 @@ def strategies(params):
     return {
         **{f"top{k}": {"top_k": k} for k in params["top_k"]},
         **{
-            f"pos{round(100 * tau):03d}": {"top_k": everything, "min_anchor_score": tau}
+            f"pos{round(100 * tau):03d}": {"top_k": everything, "min_score": tau}
             for tau in params["pos_tau"]
         },
         "all": {"top_k": everything},
@@ -177,7 +182,7 @@ def test_detections_agree_with_the_reference(case):
         max_detections=params["max_per_img"],
     )
 
-    @functools.partial(jax.jit, static_argnames=("top_k", "min_anchor_score"))
+    @functools.partial(jax.jit, static_argnames=("top_k", "min_score"))
     def run(predictions, **keywords):
         decode = objective(params, **keywords).decode
         return jax.vmap(detect)(heads.over_images(decode, predictions, anchors, sizes))

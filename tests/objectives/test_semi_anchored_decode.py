@@ -89,8 +89,8 @@ ROWS = {
     "3 shrink": ("_fcos_shrink", {"objective.label.assign.shrink": 0.4}),
     "4": ("", {"objective.label.gamma": 0.05}),
     "5": ("", {"objective.sigma": 0.0}),
-    "6 top": ("", {"objective.top_k": 5}),
-    "6 pos": ("", {"objective.top_k": 25, "objective.min_anchor_score": 0.2}),
+    "6 top": ("", {"objective.choose.top_k": 5}),
+    "6 pos": ("", {"objective.choose.top_k": 25, "objective.choose.min_score": 0.2}),
     "switches": ("", {"objective.label.ignore_between": False,
                       "objective.label.regress": "all_at_positive"}),
 }  # fmt: skip
@@ -116,5 +116,7 @@ def test_every_row_of_the_tables_is_a_config(row):
         TWO,
     )
     assert ("anchor" in terms) == detector.model.head.classify_anchors
-    kept = min(detector.objective.top_k, shapes) if detector.model.head.classify_anchors else 1
+    kept = (
+        min(detector.objective.choose.top_k, shapes) if detector.model.head.classify_anchors else 1
+    )
     assert found.boxes.shape == (cells * kept, 4)

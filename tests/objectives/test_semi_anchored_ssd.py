@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from objectives.semi_anchored_problem import parts
 
 from anchors_jax import anchors as make
 from anchors_jax import codecs
-from anchors_jax.assign import locations, max_iou
+from anchors_jax.assign import max_iou
 from anchors_jax.models import count, semi_anchored_ssd_head
-from anchors_jax.objectives import semi_anchored
+from anchors_jax.objectives import locations, semi_anchored
 from anchors_jax.types import SemiAnchoredPredictions, Targets
 
 MAPS, STRIDES, SHAPES, CLASSES = ((6, 6), (3, 3)), (8, 16), (4, 6), 3
@@ -73,9 +74,10 @@ TARGETS = Targets(
 )
 
 
-def build(label="by anchors", **keywords):
+def build(label="by anchors", **choice):
     codec = codecs.deltas(stds=(0.1, 0.1, 0.2, 0.2))
-    return semi_anchored.objective(label=LABELS[label], codec=codec, **keywords)
+    choose = functools.partial(semi_anchored.choose, **choice)
+    return semi_anchored.objective(label=LABELS[label], **parts(codec), choose=choose)
 
 
 @pytest.mark.parametrize("label", LABELS)

@@ -1,14 +1,16 @@
 """SSD's loss and decoding by hand: mining, empty images and levels, thresholds."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from anchors_jax import anchors as make
-from anchors_jax import codecs, nms
+from anchors_jax import codecs, losses, nms, selection
 from anchors_jax.assign import bipartite
-from anchors_jax.objectives import ssd
+from anchors_jax.objectives import dense, terms
 from anchors_jax.types import Anchors, Candidates, DensePredictions, Targets
 
 CODEC = codecs.deltas(stds=(0.1, 0.1, 0.2, 0.2))
@@ -39,7 +41,17 @@ def scene(anchor_boxes, objects, *, labels=None, slots=3, num_classes=2):
     return predictions, anchors, targets
 
 
-OBJECTIVE = ssd.objective(assign=bipartite.assign, codec=CODEC)
+def ssd(floor=0.0):
+    return dense.objective(
+        assign=bipartite.assign,
+        classify=terms.softmax(),
+        regress=terms.on_codes(codec=CODEC, loss=functools.partial(losses.smooth_l1, beta=1.0)),
+        select=functools.partial(selection.hard_negatives, floor=floor),
+        ignore_iof=None,
+    )
+
+
+OBJECTIVE = ssd()
 LOSS = jax.jit(OBJECTIVE.loss)
 FAR = [[100 + 20 * i, 0, 110 + 20 * i, 10] for i in range(4)]
 VARIED = [[0, 0, 10, 20], *FAR]
@@ -89,8 +101,7 @@ def test_an_image_without_objects_teaches_nothing():
     assert value == 0
     assert count == 0
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
-    floored = ssd.objective(assign=bipartite.assign, codec=CODEC, count_floor=1.0)
-    assert floored.loss(predictions, anchors, targets)[0]["class"].count == 1
+    assert ssd(floor=1.0).loss(predictions, anchors, targets)[0]["class"].count == 1
 
 
 def test_only_the_hardest_negatives_of_the_image_are_trained():

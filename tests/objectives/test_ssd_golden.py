@@ -10,9 +10,9 @@ import pytest
 from golden_cases import cases
 
 from anchors_jax import anchors as make
-from anchors_jax import codecs, losses, mining
+from anchors_jax import codecs, losses, selection
 from anchors_jax.assign import bipartite, max_iou
-from anchors_jax.objectives import dense, ssd
+from anchors_jax.objectives import dense, terms
 
 # prefix of the arrays: how objects and anchors are matched, what an image adds to the divisor
 RULES = {"": ("argmax", 1.0), "bipartite_": ("bipartite", 0.0)}
@@ -30,13 +30,18 @@ def assigner(rule, params):
 
 
 def reference(params, prefix=""):
-    rule, count_floor = RULES[prefix]
-    return ssd.objective(
+    rule, floor = RULES[prefix]
+    return dense.objective(
         assign=assigner(rule, params),
-        codec=codecs.deltas(stds=tuple(params["stds"])),
-        box_loss=functools.partial(losses.smooth_l1, beta=params["smooth_l1_beta"]),
-        negatives_per_positive=params["neg_pos_ratio"],
-        count_floor=count_floor,
+        classify=terms.softmax(),
+        regress=terms.on_codes(
+            codec=codecs.deltas(stds=tuple(params["stds"])),
+            loss=functools.partial(losses.smooth_l1, beta=params["smooth_l1_beta"]),
+        ),
+        select=functools.partial(
+            selection.hard_negatives, per_positive=params["neg_pos_ratio"], floor=floor
+        ),
+        ignore_iof=None,
     )
 
 
@@ -97,7 +102,7 @@ def test_matches_and_hard_negatives_agree_with_the_reference(case, prefix):
     def one(prediction, anchors, target):
         found = objective.match(prediction, anchors, target)
         labels = dense.class_labels(found, target, num_classes=num_classes)
-        hard = mining.hardest(
+        hard = selection.hardest(
             losses.cross_entropy(prediction.logits, labels),
             ~found.positive,
             params["neg_pos_ratio"] * found.positive.sum(dtype=jnp.int32),

@@ -11,13 +11,13 @@ import pytest
 from assignments import anchors_of, targets_of
 from golden_cases import cases
 
-from anchors_jax.assign import regions
+from anchors_jax.objectives import guided_locations
 
 ANCHORS = guided.grid(**guided.RPN)
 BOX = [64, 64, 192, 192]
 SLOTS = 6
-find = jax.jit(lambda targets: regions.find(ANCHORS, targets))
-paint = jax.jit(lambda targets: regions.find(ANCHORS, targets, overlap="last"))
+find = jax.jit(lambda targets: guided_locations.find(ANCHORS, targets))
+paint = jax.jit(lambda targets: guided_locations.find(ANCHORS, targets, overlap="last"))
 
 
 def found(*boxes, crowds=(), by=find):
@@ -50,7 +50,7 @@ def settings_of(params):
 )
 def test_agrees_with_the_reference(case, overlap, key):
     anchors = guided.anchors_of(case)
-    search = functools.partial(regions.find, overlap=overlap, **settings_of(case.params))
+    search = functools.partial(guided_locations.find, overlap=overlap, **settings_of(case.params))
     result = jax.jit(jax.vmap(functools.partial(search, anchors)))(heads.targets_of(case))
     np.testing.assert_array_equal(result.centre, case.arrays["loc_targets"] == 1)
     np.testing.assert_allclose(result.weight, case.arrays[key], rtol=1e-6)
@@ -178,7 +178,7 @@ def test_centres_follow_the_grid():
     moved = guided.grid(strides=(8, 16), base_scale=4, side=128, offset=0.5)
     still = guided.grid(strides=(8, 16), base_scale=4, side=128)
     box = np.float32([20, 33, 61, 70])
-    search = jax.jit(regions.find)
+    search = jax.jit(guided_locations.find)
     for level, stride in enumerate((8, 16)):
         one = search(still, targets_of([box]))
         other = search(moved, targets_of([box + stride / 2]))
@@ -190,11 +190,11 @@ def test_centres_follow_the_grid():
 def test_one_anchor_per_cell():
     anchors = anchors_of([[0, 0, 8, 8], [0, 0, 16, 16]]).replace(level_sizes=((1, 1, 2),))
     with pytest.raises(ValueError, match="need one anchor per cell"):
-        regions.find(anchors, targets_of([BOX]))
+        guided_locations.find(anchors, targets_of([BOX]))
 
 
 def test_sizes_of_regions_are_keywords():
-    search = jax.jit(functools.partial(regions.find, ANCHORS, centre=1.0, ignore=1.0))
+    search = jax.jit(functools.partial(guided_locations.find, ANCHORS, centre=1.0, ignore=1.0))
     whole = search(targets_of([BOX], slots=SLOTS))
     centre = guided.maps_of(whole.centre, ANCHORS)[2]
     assert cells(centre) == block(4, 12)

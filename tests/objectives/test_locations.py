@@ -11,7 +11,8 @@ import pytest
 from assignments import targets_of
 from golden_cases import cases
 
-from anchors_jax.assign import fcos, locations, max_iou
+from anchors_jax.assign import fcos, max_iou
+from anchors_jax.objectives import locations
 from anchors_jax.types import Anchors, Assignment, Targets
 
 

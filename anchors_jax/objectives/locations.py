@@ -30,8 +30,8 @@ from jaxtyping import Bool, Float, Int
 
 from anchors_jax import anchors as grids
 from anchors_jax import boxes as geometry
-from anchors_jax.assign import primitives
-from anchors_jax.types import Anchors, Assignment, LocationAssignment, Targets
+from anchors_jax.assign import frame
+from anchors_jax.types import END, Anchors, Assignment, LocationAssignment, Targets
 
 # Positive locations per step of `best_of_class`.
 _BLOCK = 64
@@ -45,7 +45,8 @@ def by_anchors(
     gamma: float | None = None,
     ignore_between: bool = True,
     regress: Literal["prior_positive", "all_at_positive"] = "prior_positive",
-    ignore_iof: float = 0.5,
+    ignore_iof: float | None = 0.5,
+    step: Int[Array, ""] | int = END.step,
 ) -> LocationAssignment:
     """Each location takes the most frequent label of its anchors.
 
@@ -62,16 +63,15 @@ def by_anchors(
         regress: "prior_positive": the positive anchors of a positive location, each to its own
             object, of whatever class. "all_at_positive": all anchors of a positive location, each
             to the object of the location's class with which it has the largest IoU.
-        ignore_iof: share of an anchor inside a crowd region beyond which it counts as in it; read
-            only without `ignore_between`.
+        ignore_iof, step: as `frame.assigned`.
 
     Raises:
         ValueError: a level has no shapes; or gamma lies outside 0..1.
     """
     cells = cells_of(anchors)
-    found = assign(anchors, targets)
-    gt, prior, ignored, valid = (
-        cells.rows(values) for values in (found.gt, found.positive, found.ignored, anchors.valid)
+    found = frame.assigned(assign, anchors, targets, step=step, ignore_iof=ignore_iof)
+    gt, prior, ignored = (
+        cells.rows(values) for values in (found.gt, found.positive, found.ignored)
     )
     prior = cells.members(prior)
     classes = jnp.where(prior, targets.labels[gt], -1)
@@ -82,8 +82,7 @@ def by_anchors(
         positive &= _outweighs(votes, background, gamma)
     left_out = ignored
     if not ignore_between:
-        crowd = primitives.in_crowd(anchors.boxes, targets, ignore_iof=ignore_iof)
-        left_out = ~valid | cells.rows(crowd)
+        left_out = ~cells.rows(frame.learnable(anchors, targets, ignore_iof=ignore_iof))
     regressed = prior & positive[:, None]
     if regress == "all_at_positive":
         boxes = cells.rows(anchors.boxes)
@@ -105,6 +104,8 @@ def by_centres(
     *,
     assign: Callable[..., Assignment],
     prior_iou: float = 0.5,
+    ignore_iof: float | None = 0.5,
+    step: Int[Array, ""] | int = END.step,
 ) -> LocationAssignment:
     """Locations labelled without anchors, by their centres (Table 3: "FCOS", "FCOS-Shrink").
 
@@ -114,8 +115,9 @@ def by_centres(
         anchors: a grid with at least one shape on every level.
         targets: G slots.
         assign: (locations, targets) -> Assignment over one box of the stride's size per cell, as
-            `anchors.points` makes them.
+            a grid of `anchors.locations` has them.
         prior_iou: an anchor has its location's label before regression from this IoU on.
+        ignore_iof, step: as `frame.assigned`, of the locations' boxes.
 
     Raises:
         ValueError: a level has no shapes.
@@ -123,7 +125,8 @@ def by_centres(
     cells = cells_of(anchors)
     maps = [(rows, columns) for rows, columns, _ in anchors.level_sizes]
     points = grids.grid(grids.locations(), maps=maps, strides=anchors.strides)
-    found = assign(points.replace(valid=cells.rows(anchors.valid).all(axis=1)), targets)
+    points = points.replace(valid=cells.rows(anchors.valid).all(axis=1))
+    found = frame.assigned(assign, points, targets, step=step, ignore_iof=ignore_iof)
     objects = jnp.where(found.positive[:, None], targets.boxes[found.gt], 0.0)
     overlap = geometry.iou(cells.rows(anchors.boxes), objects[:, None])
     positive = cells.members(found.positive[:, None])

@@ -1,4 +1,4 @@
-"""Hard examples: slow references, and what a dense objective does with the choice."""
+"""Hard examples and samples: slow references, and what a dense objective does with the choice."""
 
 import functools
 
@@ -9,10 +9,10 @@ import pytest
 
 from anchors_jax import anchors as make
 from anchors_jax import boxes as geometry
-from anchors_jax import codecs, losses, mining
+from anchors_jax import codecs, losses, selection
 from anchors_jax.assign import max_iou
-from anchors_jax.objectives import dense
-from anchors_jax.types import DensePredictions, Targets
+from anchors_jax.objectives import dense, terms
+from anchors_jax.types import Assignment, DensePredictions, Targets
 
 ANCHORS = make.grid(
     make.relative(scales=(2.0, 3.0), ratios=(1.0,)), maps=((6, 7), (3, 4)), strides=(8, 16)
@@ -23,7 +23,7 @@ CODEC = codecs.deltas()
 
 
 class TestHardest:
-    choose = staticmethod(jax.jit(mining.hardest))
+    choose = staticmethod(jax.jit(selection.hardest))
 
     @pytest.mark.parametrize("count", [0, 1, 7, 60, 200])
     def test_equals_a_stable_ranking(self, count):
@@ -57,7 +57,7 @@ def slow_survivors(values, chosen, threshold):
 
 
 def slow_choice(values, positive, candidates, number, threshold, negatives_per_positive):
-    """What `mining.online` says, from the whole list of survivors."""
+    """What `selection.online` says, from the whole list of survivors."""
     if negatives_per_positive is None:
         return slow_survivors(values, candidates, threshold)[:number]
     share = number // (1 + negatives_per_positive)
@@ -66,17 +66,30 @@ def slow_choice(values, positive, candidates, number, threshold, negatives_per_p
     return hits + others[: min(number - share, negatives_per_positive * len(hits))]
 
 
+def online(values, positive, candidates, **keywords):
+    """The anchors that `selection.online` trains, from losses that are all of classes."""
+    values, positive = jnp.asarray(values, jnp.float32), jnp.asarray(positive)
+    given = Assignment(
+        gt=jnp.zeros(COUNT, jnp.int32),
+        positive=positive & candidates,
+        ignored=jnp.asarray(~candidates),
+    )
+    losses_of = selection.Losses(classes=values, boxes=jnp.zeros(COUNT))
+    chosen = selection.online(given, ANCHORS, lambda: losses_of, None, **keywords)
+    assert chosen.count == max(chosen.trained.sum(), 1)
+    return np.asarray(chosen.trained)
+
+
 @pytest.mark.parametrize("negatives_per_positive", [None, 3])
 @pytest.mark.parametrize(("number", "threshold"), [(8, 0.5), (16, 0.3), (COUNT, 0.7)])
 def test_equals_the_whole_list_cut(number, threshold, negatives_per_positive):
     random = np.random.default_rng(number)
     values = random.exponential(1.0, COUNT).astype(np.float32)
     positive, candidates = random.uniform(size=(2, COUNT)) < [[0.05], [0.8]]
-    got = mining.online(
-        jnp.asarray(values),
-        ANCHORS,
-        jnp.asarray(positive),
-        jnp.asarray(candidates),
+    got = online(
+        values,
+        positive,
+        candidates,
         number=number,
         iou_threshold=threshold,
         negatives_per_positive=negatives_per_positive,
@@ -87,9 +100,8 @@ def test_equals_the_whole_list_cut(number, threshold, negatives_per_positive):
 
 
 def test_without_positives_a_fixed_proportion_trains_nothing():
-    every = jnp.ones(COUNT, bool)
-    got = mining.online(jnp.ones(COUNT), ANCHORS, ~every, every, negatives_per_positive=3)
-    assert not got.any()
+    every = np.ones(COUNT, bool)
+    assert not online(np.ones(COUNT), ~every, every, negatives_per_positive=3).any()
 
 
 class TestDense:
@@ -104,11 +116,14 @@ class TestDense:
 
     @staticmethod
     def objective(number):
+        select = selection.everything
+        if number is not None:
+            select = functools.partial(selection.online, number=number)
         return dense.objective(
             assign=max_iou.assign,
-            codec=CODEC,
-            class_loss=losses.class_bce,
-            mine=None if number is None else functools.partial(mining.online, number=number),
+            classify=terms.sigmoid(loss=losses.class_bce),
+            regress=terms.on_codes(codec=CODEC),
+            select=select,
         )
 
     @staticmethod
