@@ -29,6 +29,7 @@ BENCHMARKS = {
     "semi_anchored_network": "dense:semi_anchored_network",
     "guided_anchoring": "guided:guided_anchoring",
     "deform": "deform:deform",
+    "convolution": "convolution:convolution",
     "suppression": "dense:suppression",
     "pruning": "pruning:pruning",
     "weights": "weights:importing",

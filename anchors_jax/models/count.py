@@ -1,5 +1,6 @@
 """Size and cost of a network, from shapes alone: nothing is initialised or run."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -11,6 +12,8 @@ import numpy as np
 from flax import linen as nn
 from flax import struct
 from jax.extend import core
+
+from anchors_jax.models.convolution import ordinary
 
 
 @struct.dataclass(kw_only=True)
@@ -44,10 +47,12 @@ def parameters(params: Any) -> int:
 def flops(function: Callable[..., Any], *arguments: Any, compiled: bool = False) -> float:
     """Floating-point operations of one call, by XLA's analysis; arguments may be shapes.
 
-    By default the program is analysed as written, which takes seconds. `compiled` analyses what the
-    backend runs: slower, and operations hidden in library calls count as nothing.
+    By default the program is analysed as written, with ordinary convolutions, which takes seconds.
+    `compiled` analyses what the backend runs: slower, and operations hidden in library calls count
+    as nothing.
     """
-    lowered = jax.jit(function).lower(*arguments)
+    with contextlib.nullcontext() if compiled else ordinary():
+        lowered = jax.jit(function).lower(*arguments)
     cost = (lowered.compile() if compiled else lowered).cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
     return float((cost or {}).get("flops", float("nan")))
@@ -60,7 +65,8 @@ def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
     products does (`flops` leaves out the padding and counts all operations). Bodies of loops count
     once.
     """
-    return _products(jax.make_jaxpr(function)(*arguments).jaxpr)
+    with ordinary():
+        return _products(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def head_multiply_adds(model: nn.Module, canvas: tuple[int, int]) -> int:

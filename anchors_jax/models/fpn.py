@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from anchors_jax.models.layers import conv, upsample
+from anchors_jax.models.layers import conv_norm, upsample
 from anchors_jax.models.norms import Norm
 
 EXTRA_SOURCES = ("C5", "P5", "pool")
@@ -78,6 +78,14 @@ class FPN(nn.Module):
             pyramid.append(source)
         return tuple(pyramid)
 
+    def shortened(self, needed: Sequence[bool]) -> tuple[dict[str, Any], int]:
+        """The attributes that change when only some of its maps are needed, as plain data.
+
+        And how many maps it then returns, from the finest: all up to the last one in `needed`.
+        """
+        live = max(level for level, need in enumerate(needed) if need) + 1
+        return {"levels": live}, live
+
     def _extra(self, i: int, x: Array, *, train: bool) -> Array:
         if self.extra_source == "pool":
             return x[:, ::2, ::2]
@@ -85,15 +93,15 @@ class FPN(nn.Module):
         return self._conv(f"extra{i}", x, 3, stride=2, train=train)
 
     def _conv(self, name: str, x: Array, size: int, *, stride: int = 1, train: bool) -> Array:
-        x = conv(
+        return conv_norm(
+            x,
             self.width,
             size,
             stride=stride,
-            use_bias=self.norm is None,
+            name=name,
+            norm=self.norm,
+            relu=False,
             kernel_init=self.kernel_init,
             dtype=self.dtype,
-            name=name,
-        )(x)
-        if self.norm is None:
-            return x
-        return self.norm(dtype=self.dtype, name=f"{name}_norm")(x, train=train)
+            train=train,
+        )

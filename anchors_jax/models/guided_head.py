@@ -9,8 +9,9 @@ Initial weights as there. Its later versions start the offsets at 0; here, as fi
 are N(0, 0.1^2) times shapes near 0.
 """
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -18,7 +19,8 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from anchors_jax.deform import deform_conv
-from anchors_jax.models.layers import TowerHead, conv, rows_of
+from anchors_jax.models import parts
+from anchors_jax.models.layers import conv
 from anchors_jax.models.norms import Norm
 from anchors_jax.types import GuidedPredictions
 
@@ -76,68 +78,65 @@ class FeatureAdaption(nn.Module):
         return nn.relu(x)
 
 
-class AdaptiveHead(TowerHead):
-    """What heads share that predict anchors and adapt their features to them.
-
-    Attributes beside those of `TowerHead` (where there is a norm, the adaptions have it, too):
-      deform_groups: of the feature adaptions.
-      adapt: False: ordinary convolutions in place of the deformable ones.
-    """
-
-    deform_groups: int = 4
-    adapt: bool = True
-
-    def _adaption(self, name: str) -> FeatureAdaption:
-        return FeatureAdaption(
-            width=self.width,
-            groups=self.deform_groups,
-            deform=self.adapt,
-            norm=self.norm,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            name=name,
-        )
-
-    def _anchor_outputs(self) -> tuple[nn.Conv, nn.Conv]:
-        """1x1 convolutions: is there an anchor in a cell (at the start: the prior), its shape."""
-        options = {"kernel_init": self.kernel_init, "dtype": self.dtype}
-        location = conv(1, 1, name="location_output", bias_init=self._prior_bias(), **options)
-        return location, conv(2, 1, name="shape_output", **options)
-
-
-class GuidedHead(AdaptiveHead):
+class GuidedHead(nn.Module):
     """One anchor per cell: whether there is one, its shape, its classes and its box.
 
-    Two towers; `prior` is the score of every class and of every location.
+    Attributes beside those that it has in common with `DenseHead` (two towers; where there is a
+    norm, the feature adaptions have it, too):
+      prior: score of every class and of every location at the start.
+      deform_groups: of the feature adaptions.
+      adapt: False: ordinary convolutions in place of the deformable ones.
+
+    Raises:
+      ValueError: for a prior outside (0, 1).
     """
+
+    num_classes: int
+    prior: float = 0.01
+    depth: int = 4
+    width: int = 256
+    norm: Norm | None = None
+    tower_bias: bool | None = None
+    deform_groups: int = 4
+    adapt: bool = True
+    kernel_init: Callable[..., Array] = nn.initializers.normal(0.01)
+    dtype: Any = jnp.float32
+
+    per_level: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parts.check_prior(self.prior)
 
     @nn.compact
     def __call__(
         self, pyramid: Sequence[Float[Array, "B _h _w C"]], *, train: bool = False
     ) -> GuidedPredictions:
         """Cells in the order level, row, column."""
-        towers = {name: self._tower(f"{name}_tower") for name in ("class", "box")}
-        adaptions = {name: self._adaption(f"{name}_adaption") for name in towers}
-        prior = self._prior_bias()
-        class_output = self._output("class_output", self.num_classes, bias_init=prior)
-        box_output = self._output("box_output", 4)
-        location_output, shape_output = self._anchor_outputs()
-        logits, codes, cell_logits, shape_codes = [], [], [], []
-        for x in pyramid:
-            features = {name: tower(x, train=train) for name, tower in towers.items()}
-            shapes = shape_output(features["box"])
-            cell_logits.append(rows_of(location_output(features["class"]), 1))
-            shape_codes.append(rows_of(shapes, 2))
-            adapted = {
-                name: adaption(features[name], shapes, train=train)
-                for name, adaption in adaptions.items()
-            }
-            logits.append(rows_of(class_output(adapted["class"]), self.num_classes))
-            codes.append(rows_of(box_output(adapted["box"]), 4))
-        return GuidedPredictions(
-            logits=jnp.concatenate(logits, 1),
-            codes=jnp.concatenate(codes, 1),
-            cell_logits=jnp.concatenate(cell_logits, 1)[..., 0],
-            shape_codes=jnp.concatenate(shape_codes, 1),
-            maps=tuple((x.shape[1], x.shape[2]) for x in pyramid),
+        options = {"kernel_init": self.kernel_init, "dtype": self.dtype}
+        tower = functools.partial(
+            parts.tower, self.depth, self.width, norm=self.norm, bias=self.tower_bias, **options
         )
+        adaption = functools.partial(
+            FeatureAdaption, self.width, self.deform_groups, self.adapt, self.norm, **options
+        )
+        towers = {name: tower(name=f"{name}_tower") for name in ("class", "box")}
+        adaptions = {name: adaption(name=f"{name}_adaption") for name in towers}
+        output, prior = functools.partial(conv, **options), parts.prior_bias(self.prior)
+        class_output = output(self.num_classes, 3, bias_init=prior, name="class_output")
+        box_output = output(4, 3, name="box_output")
+        location_output = output(1, 1, bias_init=prior, name="location_output")
+        shape_output = output(2, 1, name="shape_output")
+
+        def level(_: int, x: Array) -> dict[str, Array]:
+            features = {name: part(x, train=train) for name, part in towers.items()}
+            shapes = shape_output(features["box"])
+            adapted = {n: part(features[n], shapes, train=train) for n, part in adaptions.items()}
+            return {
+                "logits": parts.rows_of(class_output(adapted["class"]), self.num_classes),
+                "codes": parts.rows_of(box_output(adapted["box"]), 4),
+                "cell_logits": parts.rows_of(location_output(features["class"])),
+                "shape_codes": parts.rows_of(shapes, 2),
+            }
+
+        return GuidedPredictions(**parts.on_levels(level, pyramid), maps=parts.maps_of(pyramid))

@@ -6,7 +6,6 @@ moves all features by half a stride against the networks whose weights and ancho
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,15 +15,58 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
+from anchors_jax.models.convolution import LAYOUT, convolve
 from anchors_jax.models.norms import Norm
 
 
-def conv(features: int, size: int, *, stride: int = 1, **keywords: Any) -> nn.Conv:
-    """A square convolution padded by size // 2 on every side; call inside a linen module.
+def conv(
+    features: int,
+    size: int,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    padding: int | None = None,
+    **keywords: Any,
+) -> nn.Conv:
+    """A square convolution through `convolve`; call inside a linen module.
 
-    `features` output channels, `size` odd, `keywords` as `nn.Conv` (name, dtype, use_bias, ...).
+    `features` output channels; `padding` on every side, None: dilation * (size // 2), which keeps
+    the size of a map if `size` is odd; `keywords` as `nn.Conv` (name, dtype, use_bias, ...).
     """
-    return nn.Conv(features, (size, size), (stride, stride), padding=size // 2, **keywords)
+    return nn.Conv(
+        features,
+        (size, size),
+        (stride, stride),
+        kernel_dilation=dilation,
+        padding=dilation * (size // 2) if padding is None else padding,
+        conv_general_dilated=convolve,
+        **keywords,
+    )
+
+
+def conv_norm(
+    x: Float[Array, "B H W C"],
+    features: int,
+    size: int,
+    *,
+    name: str,
+    norm: Norm | None,
+    norm_name: str | None = None,
+    relu: bool = True,
+    dtype: Any,
+    train: bool,
+    **keywords: Any,
+) -> Float[Array, "B h w D"]:
+    """A convolution, then `norm` unless it is None, then ReLU if wanted; call as `conv`.
+
+    The convolution is the calling module's `name`, the norm its `norm_name` (None: `name` and
+    "_norm"). Without `use_bias` in `keywords`, which are those of `conv`, a norm replaces the bias.
+    """
+    keywords = {"use_bias": norm is None} | keywords
+    x = conv(features, size, name=name, dtype=dtype, **keywords)(x)
+    if norm is not None:
+        x = norm(dtype=dtype, name=norm_name or f"{name}_norm")(x, train=train)
+    return nn.relu(x) if relu else x
 
 
 class StemConv(nn.Module):
@@ -53,12 +95,12 @@ class StemConv(nn.Module):
         rows, columns = x.shape[1] // 2, x.shape[2] // 2
         x = x.reshape(batch, rows, 2, columns, 2, channels).transpose(0, 1, 3, 2, 4, 5)
         x = x.reshape(batch, rows, columns, 4 * channels)
-        return jax.lax.conv_general_dilated(
+        return convolve(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
             window_strides=(1, 1),
             padding=((2, 1), (2, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            dimension_numbers=LAYOUT,
         )
 
 
@@ -110,82 +152,16 @@ class Tower(nn.Module):
     ) -> Float[Array, "B H W D"]:
         """Same rows and columns, `width` channels."""
         for i in range(self.depth):
-            x = conv(
+            x = conv_norm(
+                x,
                 self.width,
                 3,
+                name=f"conv{i}",
+                norm=self.norm,
+                norm_name=f"norm{i}",
                 use_bias=self.use_bias,
                 kernel_init=self.kernel_init,
                 dtype=self.dtype,
-                name=f"conv{i}",
-            )(x)
-            if self.norm is not None:
-                x = self.norm(dtype=self.dtype, name=f"norm{i}")(x, train=train)
-            x = nn.relu(x)
+                train=train,
+            )
         return x
-
-
-class PriorHead(nn.Module):
-    """What heads share whose scores start at a prior and whose outputs are 3x3 convolutions.
-
-    A head calls `_output` inside its own compact `__call__`; the modules are the head's children,
-    under the names given.
-
-    Attributes:
-      num_classes: K; background is no class.
-      prior: score at the start, pi of RetinaNet (arXiv 1708.02002) section 4.1.
-      kernel_init: of all convolutions; normal with std 0.01.
-      dtype: of the computation; parameters are float32.
-
-    Raises:
-      ValueError: for a prior outside (0, 1).
-    """
-
-    num_classes: int
-    prior: float = 0.01
-    kernel_init: Callable[..., Array] = nn.initializers.normal(0.01)
-    dtype: Any = jnp.float32
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 < self.prior < 1.0:
-            raise ValueError(f"prior {self.prior} is not between 0 and 1")
-
-    def _output(self, name: str, features: int, **keywords: Any) -> nn.Conv:
-        options = {"kernel_init": self.kernel_init, "dtype": self.dtype}
-        return conv(features, 3, name=name, **options, **keywords)
-
-    def _prior_bias(self) -> Callable[..., Array]:
-        """Initialiser whose sigmoid is the prior."""
-        return nn.initializers.constant(-math.log((1.0 - self.prior) / self.prior))
-
-
-class TowerHead(PriorHead):
-    """What heads share that read towers of 3x3 convolutions through 3x3 outputs (`_tower`).
-
-    Attributes beside those of `PriorHead`:
-      depth, width: of every tower.
-      norm: class or partial of `norms`, inside the towers, or None.
-      tower_bias: whether tower convolutions have a bias; None: only without a norm (MMDetection's
-        ATSS and PAA). The official FCOS and PAA codes have both.
-    """
-
-    depth: int = 4
-    width: int = 256
-    norm: Norm | None = None
-    tower_bias: bool | None = None
-
-    def _tower(self, name: str) -> Tower:
-        return Tower(
-            depth=self.depth,
-            width=self.width,
-            norm=self.norm,
-            use_bias=self.norm is None if self.tower_bias is None else self.tower_bias,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            name=name,
-        )
-
-
-def rows_of(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B N n"]:
-    """Float32 rows of `size` channels in the order row, column, group of channels: n = size."""
-    return x.astype(jnp.float32).reshape(x.shape[0], -1, size)

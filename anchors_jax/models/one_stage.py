@@ -1,6 +1,6 @@
 """Backbone, neck and head in one module: images in, a prediction for every anchor out."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from flax import linen as nn
@@ -15,7 +15,7 @@ Predictions = DensePredictions | SemiAnchoredPredictions
 class OneStageNetwork(nn.Module):
     """The network of a one-stage detector.
 
-    Parameters lie under "backbone", "neck" and "head". Each part takes the keyword `train`, which
+    Parameters lie under the names of its `parts`. Each part takes the keyword `train`, which
     matters only to `norms.BatchNorm`; then `batch_stats` must be mutable.
     """
 
@@ -23,10 +23,17 @@ class OneStageNetwork(nn.Module):
     neck: nn.Module
     head: nn.Module
 
+    parts: ClassVar[tuple[str, ...]] = ("backbone", "neck", "head")
+
     def __call__(self, image: Float[Array, "B H W 3"], *, train: bool = False) -> Predictions:
         """What the head says. `image` is normalised; results are float32."""
-        maps = self.backbone(image, train=train)
-        return self.head(self.neck(maps, train=train), train=train)
+        return self.head(self.trunk(image, train=train), train=train)
+
+    def trunk(
+        self, image: Float[Array, "B H W 3"], *, train: bool = False
+    ) -> tuple[Float[Array, "B _h _w _c"], ...]:
+        """The pyramid that the head reads, finest map first."""
+        return self.neck(self.backbone(image, train=train), train=train)
 
 
 def trainable_mask(model: OneStageNetwork, params: Any) -> Any:

@@ -5,6 +5,7 @@ four stages with strides 1, 2, 2, 2 whose outputs are C2..C5 (strides 4, 8, 16, 
 shortcut in the first block of a stage that changes the shape.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from anchors_jax.models.layers import StemConv, conv, max_pool
+from anchors_jax.models.layers import StemConv, conv_norm, max_pool
 from anchors_jax.models.norms import FrozenBatchNorm, Norm
 
 BLOCKS = {
@@ -70,30 +71,40 @@ class Block(nn.Module):
         features, stride = self.layers[-1].features, math.prod(x.stride for x in self.layers)
         shortcut = x
         if x.shape[-1] != features or stride != 1:
-            shortcut = self._conv("downsample_conv", Layer(features, 1, stride))(x)
-            shortcut = self._norm("downsample_norm")(shortcut, train=train)
+            shortcut = self._layer(
+                x,
+                Layer(features, 1, stride),
+                name="downsample_conv",
+                norm=self.norm,
+                norm_name="downsample_norm",
+                relu=False,
+                train=train,
+            )
         for i, layer in enumerate(self.layers, 1):
             last = i == len(self.layers)
-            x = self._conv(f"conv{i}", layer)(x)
             init = {"scale_init": self.last_scale_init} if last else {}
-            x = self._norm(f"norm{i}", **init)(x, train=train)
-            x = nn.relu(x + shortcut if last else x)
-        return x
+            x = self._layer(
+                x,
+                layer,
+                name=f"conv{i}",
+                norm=functools.partial(self.norm, **init),
+                norm_name=f"norm{i}",
+                relu=not last,
+                train=train,
+            )
+        return nn.relu(x + shortcut)
 
-    def _conv(self, name: str, layer: Layer) -> nn.Conv:
-        return conv(
+    def _layer(self, x: Array, layer: Layer, **keywords: Any) -> Array:
+        return conv_norm(
+            x,
             layer.features,
             layer.size,
             stride=layer.stride,
             feature_group_count=layer.groups,
-            use_bias=False,
             kernel_init=he_normal,
             dtype=self.dtype,
-            name=name,
+            **keywords,
         )
-
-    def _norm(self, name: str, **keywords: Any) -> nn.Module:
-        return self.norm(dtype=self.dtype, name=name, **keywords)
 
 
 class ResNet(nn.Module):

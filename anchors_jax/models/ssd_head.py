@@ -5,20 +5,24 @@
 Nothing is shared between levels, so each may have its own number of anchors per cell, or none.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from anchors_jax.models.layers import conv, rows_of
+from anchors_jax.models import parts
+from anchors_jax.models.layers import conv
 from anchors_jax.types import DensePredictions
 
 
 class SSDHead(nn.Module):
     """Softmax logits over the classes and, last, background; box codes; for every anchor.
+
+    A `parts.PrunableHead`.
 
     Attributes:
       num_classes: K; the logits have K + 1 columns.
@@ -33,6 +37,8 @@ class SSDHead(nn.Module):
     kernel_init: Callable[..., Array] = nn.initializers.xavier_uniform()
     dtype: Any = jnp.float32
 
+    per_level: ClassVar[bool] = True
+
     @nn.compact
     def __call__(
         self, pyramid: Sequence[Float[Array, "B _h _w _c"]], *, train: bool = False
@@ -43,20 +49,39 @@ class SSDHead(nn.Module):
         """
         del train
         check_levels(self.shapes_per_cell, pyramid)
-        logits, codes = [], []
-        for level, (x, shapes) in enumerate(zip(pyramid, self.shapes_per_cell, strict=True)):
-            if shapes:
-                columns = self.num_classes + 1
-                logits.append(rows_of(self._output(f"class{level}", shapes * columns)(x), columns))
-                codes.append(rows_of(self._output(f"box{level}", shapes * 4)(x), 4))
-        return DensePredictions(
-            logits=jnp.concatenate(logits, 1),
-            codes=jnp.concatenate(codes, 1),
-            maps=tuple((x.shape[1], x.shape[2]) for x in pyramid),
-        )
+        output = functools.partial(conv, size=3, kernel_init=self.kernel_init, dtype=self.dtype)
+        columns = self.num_classes + 1
 
-    def _output(self, name: str, features: int) -> nn.Conv:
-        return conv(features, 3, kernel_init=self.kernel_init, dtype=self.dtype, name=name)
+        def level(number: int, x: Array) -> dict[str, Array] | None:
+            shapes = self.shapes_per_cell[number]
+            if not shapes:
+                return None
+            classes = output(shapes * columns, name=f"class{number}")(x)
+            boxes = output(shapes * 4, name=f"box{number}")(x)
+            return {"logits": parts.rows_of(classes, columns), "codes": parts.rows_of(boxes, 4)}
+
+        return DensePredictions(**parts.on_levels(level, pyramid), maps=parts.maps_of(pyramid))
+
+    def sliced(self, kept: parts.Kept) -> dict[str, Any]:
+        """A level without shapes stays in the list, as 0."""
+        return {"shapes_per_cell": [len(slots) for slots in kept]}
+
+    def sliced_params(self, params: Mapping[str, Any], kept: parts.Kept) -> dict[str, Any]:
+        """A level without shapes has no parameters."""
+        return {
+            f"{name}{level}": parts.sliced_output(params[f"{name}{level}"], size, slots)
+            for level, slots in enumerate(kept)
+            for name, size in (("class", self.num_classes + 1), ("box", 4))
+            if slots
+        }
+
+    def multiply_adds(
+        self, cells: Sequence[int], counts: Sequence[int], channels: Sequence[int]
+    ) -> int:
+        """Every anchor has its price."""
+        outputs = self.num_classes + 1 + 4
+        levels = zip(cells, counts, channels, strict=True)
+        return sum(9 * area * width * count * outputs for area, count, width in levels)
 
 
 def check_levels(shapes_per_cell: Sequence[int], pyramid: Sequence[Array]) -> None:

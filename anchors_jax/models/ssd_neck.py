@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
+from anchors_jax.models.layers import conv_norm
 from anchors_jax.models.norms import Norm
 
 # (channels, kernel size, stride, padding) of the second convolution of each extra block; the first
@@ -82,6 +83,19 @@ class SSDNeck(nn.Module):
             sources.append(x)
         return tuple(sources)
 
+    def shortened(self, needed: Sequence[bool]) -> tuple[dict[str, Any], int]:
+        """The attributes that change when only some of its maps are needed, as plain data.
+
+        And how many maps it then returns, from the finest: all up to the last one in `needed`, and
+        those of the backbone. A first map that nothing reads is not normalised.
+        """
+        maps = len(needed) - len(self.extras)
+        live = max(maps, *(level + 1 for level, need in enumerate(needed) if need))
+        changes: dict[str, Any] = {"extras": [list(extra) for extra in self.extras[: live - maps]]}
+        if not needed[0]:
+            changes["l2_scale"] = None
+        return changes, live
+
     def _layer(
         self,
         name: str,
@@ -93,16 +107,15 @@ class SSDNeck(nn.Module):
         *,
         train: bool,
     ) -> Array:
-        x = nn.Conv(
+        return conv_norm(
+            x,
             features,
-            (size, size),
-            (stride, stride),
+            size,
+            stride=stride,
             padding=padding,
-            use_bias=self.norm is None,
+            name=name,
+            norm=self.norm,
             kernel_init=self.kernel_init,
             dtype=self.dtype,
-            name=name,
-        )(x)
-        if self.norm is not None:
-            x = self.norm(dtype=self.dtype, name=f"{name}_norm")(x, train=train)
-        return nn.relu(x)
+            train=train,
+        )

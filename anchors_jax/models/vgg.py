@@ -17,7 +17,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from anchors_jax.models.layers import conv, max_pool
+from anchors_jax.models.layers import conv_norm, max_pool
 from anchors_jax.models.norms import Norm
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # of the five blocks: VGG16
@@ -79,20 +79,17 @@ class VGG16(nn.Module):
     def _layer(
         self, name: str, x: Array, features: int, size: int, *, dilation: int = 1, train: bool
     ) -> Array:
-        options = {
-            "use_bias": self.norm is None,
-            "kernel_init": self.kernel_init,
-            "dtype": self.dtype,
-            "name": name,
-        }
-        if dilation == 1:
-            x = conv(features, size, **options)(x)
-        else:
-            spread = {"kernel_dilation": dilation, "padding": dilation * (size // 2)}
-            x = nn.Conv(features, (size, size), **spread, **options)(x)
-        if self.norm is not None:
-            x = self.norm(dtype=self.dtype, name=f"{name}_norm")(x, train=train)
-        return nn.relu(x)
+        return conv_norm(
+            x,
+            features,
+            size,
+            dilation=dilation,
+            name=name,
+            norm=self.norm,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            train=train,
+        )
 
 
 def dilated_classifier(
