@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "anchors_jax"
 
 # A module may import those in its own row's set and in every row above it.
 LAYERS = [
-    {"types", "spec", "files"},
+    {"types", "spec", "files", "hooks"},
     {"boxes"},
     {"codecs", "anchors", "losses", "nms", "images", "deform"},
     {"likelihoods", "mixture", "bags", "quality", "mining"},
