@@ -115,7 +115,10 @@ def ssd(
     (min sqrt(r), min / sqrt(r)) and the tall box.
     """
     levels = zip(min_sizes, max_sizes, ratios, strict=True)
-    return _per_level([_default_boxes(*level) for level in levels])
+    shapes = _per_level([_default_boxes(*level) for level in levels])
+    # The size in pixels that each level is for, where shapes are added to it (`cluster`).
+    shapes.sides = np.sqrt(np.asarray(min_sizes, np.float64) * np.asarray(max_sizes, np.float64))
+    return shapes
 
 
 def ssd_scales(
