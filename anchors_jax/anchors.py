@@ -26,6 +26,8 @@ Strides = tuple[tuple[Number, Number], ...]  # (y, x) of each level
 Shapes = Callable[[Strides], tuple[np.ndarray, ...]]
 Rounding = Literal["none", "torchvision", "legacy"]
 
+INFERENCE = ("hidden",)  # keywords that may differ between a training and an evaluation of it
+
 
 def octaves(
     *,
@@ -115,7 +117,10 @@ def ssd(
     (min sqrt(r), min / sqrt(r)) and the tall box.
     """
     levels = zip(min_sizes, max_sizes, ratios, strict=True)
-    return _per_level([_default_boxes(*level) for level in levels])
+    shapes = _per_level([_default_boxes(*level) for level in levels])
+    # The size in pixels that each level is for, where shapes are added to it (`cluster`).
+    shapes.sides = np.sqrt(np.asarray(min_sizes, np.float64) * np.asarray(max_sizes, np.float64))
+    return shapes
 
 
 def ssd_scales(

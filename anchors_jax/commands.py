@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from anchors_jax import (
@@ -29,7 +30,7 @@ from anchors_jax import (
 from anchors_jax.data import folder, prepare, records
 from anchors_jax.models import count
 from anchors_jax.models.one_stage import trainable_mask
-from anchors_jax.options import Options, UsageError, of_today
+from anchors_jax.options import Options, UsageError
 
 CONFIG = "config.json"
 # Keys that a continued run may change: they do not touch what is learned.
@@ -57,16 +58,9 @@ def train_command(
     batches = run.train_batches(source)
     plan = run.plan(run.training_images(source))
     stored = checkpoints.Checkpoints(workdir)
-    begin, notes = stored.latest() or 0, []
-    state, update = train.create_state(
-        run.detector,
-        run.canvases[0],
-        run.rule(plan),
-        seed=run.seed,
-        average=config.train.ema_decay > 0,
-        # A checkpoint has everything; the file may be gone by then.
-        start=functools.partial(run.begin, notes=notes) if stored.latest() is None else None,
-    )
+    begin = stored.latest() or 0
+    # A checkpoint has everything; the file of weights may be gone by then.
+    state, update, notes = fresh_state(run, plan, weights=stored.latest() is None)
     keep_config(workdir, config, options.config_file, held_out)
     with logs.Logger(workdir, resume_step=begin, active=parallel.is_main()) as logger:
         for line in [*describe(run, plan, images=len(source)), *notes]:
@@ -105,6 +99,31 @@ def train_command(
             )
         print(evaluation.format_table(metrics))
         print(f"written to {workdir}: {', '.join(results.WRITTEN)}")
+
+
+def fresh_state(
+    run: experiment.Experiment, plan: train.Plan, *, weights: bool
+) -> tuple[train.TrainState, optax.GradientTransformation, list[str]]:
+    """The state before the first step, its update rule, and lines on where it comes from.
+
+    `weights`: begin as `config.init_from` says; without, with random numbers, to be replaced.
+    """
+    notes: list[str] = []
+
+    def start(variables: Any) -> Any:
+        variables, note = run.begin(variables)
+        notes.append(note)
+        return variables
+
+    state, update = train.create_state(
+        run.detector,
+        run.canvases[0],
+        run.rule(plan),
+        seed=run.seed,
+        average=run.config.train.ema_decay > 0,
+        start=start if weights else None,
+    )
+    return state, update, notes
 
 
 def eval_command(options: Options) -> None:
@@ -181,9 +200,8 @@ def describe(run: experiment.Experiment, plan: train.Plan, *, images: int) -> li
 
 def network_line(run: experiment.Experiment) -> str:
     """Parameters and FLOPs of the config's network on its first canvas."""
-    model = spec.build(run.config.detector["model"])
+    model, (rows, columns) = run.detector.parts.model, run.canvases[0]
     mask = functools.partial(trainable_mask, model)
-    rows, columns = run.canvases[0]
     return f"{count.report(model, run.canvases[0], mask=mask)} of {rows}x{columns}"
 
 
@@ -296,8 +314,9 @@ def keep_config(
         if parallel.is_main():
             files.write_json(path, now)
         return
-    before, after = map(of_today, (json.loads(path.read_text())["config"], now["config"]))
-    changed = [key for key in differences(before, after) if key.split(".")[-1] not in FREE_KEYS]
+    before = json.loads(path.read_text())["config"]
+    found = differences(before, now["config"])
+    changed = [key for key in found if key.split(".")[-1] not in FREE_KEYS]
     if changed:
         raise ValueError(
             f"{workdir} holds a run with another config: {', '.join(changed[:3])} "

@@ -2,22 +2,16 @@
 
 import argparse
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Sequence
-from typing import Any
-
-import jax
-import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from anchors_jax import anchors as grids
-from anchors_jax import options, spec
+from anchors_jax import experiment, options
 from anchors_jax.data import coco
 from anchors_jax.data.annotated import AnnotatedImages
 from anchors_jax.data.records import DataError
 from anchors_jax.search import coverage_boxes
-from anchors_jax.types import Anchors
+from anchors_jax.types import Parts
 
 
 class Flags(argparse.ArgumentParser):
@@ -67,38 +61,17 @@ class Flags(argparse.ArgumentParser):
 class Subject:
     """A config's anchors beside the boxes of a data set."""
 
-    config: ConfigDict
+    run: experiment.Experiment
     source: AnnotatedImages
     boxes: coverage_boxes.NetworkBoxes
-    canvases: tuple[tuple[int, int], ...]
-    maps: tuple[tuple[tuple[int, int], ...], ...]  # (rows, columns) of the levels of each canvas
 
     @property
-    def divisor(self) -> int | None:
-        """Up to which multiple of pixels cells count as inside an image."""
-        return self.config.detector.get("pad_divisor", None)
+    def name(self) -> str:
+        return self.run.config.name
 
     @property
-    def has_shapes(self) -> bool:
-        """False where the config has locations instead of anchors of a chosen shape."""
-        return "shapes" in self.config.detector.anchors
-
-    def grid(self, canvas: int, shapes: grids.Shapes | None = None) -> Anchors:
-        """The anchors on a canvas, given by its index; with `shapes`, those instead of the own."""
-        build = spec.build(self.config.detector.anchors)
-        if shapes is not None:
-            build = functools.partial(build, shapes=shapes)
-        return build(maps=self.maps[canvas], canvas=self.canvases[canvas])
-
-    def points(self, canvas: int) -> Anchors:
-        """Bare locations with the same maps, strides and offset."""
-        record = self.config.detector.anchors
-        return grids.points(
-            maps=self.maps[canvas],
-            strides=spec.build(record.strides),
-            canvas=self.canvases[canvas],
-            offset=record.offset,
-        )
+    def parts(self) -> Parts:
+        return self.run.detector.parts
 
 
 def load(own: argparse.Namespace, common: options.Options) -> Subject:
@@ -108,28 +81,26 @@ def load(own: argparse.Namespace, common: options.Options) -> Subject:
       DataError: the data cannot be read without images, or hold no object.
       ValueError: the config has no grid of anchors.
     """
-    config = common.config
-    detector = config.detector
-    if "anchors" not in detector or "model" not in detector:
+    run = experiment.load(common.config)
+    parts = run.detector.parts
+    if parts is None or not isinstance(parts.anchors, grids.Grid):
         raise ValueError(f"{common.config_file}: its detector has no grid of anchors")
-    source = read_source(config, own)
-    canvases = spec.build(config.data.canvases)
+    source = read_source(run, own)
     boxes = coverage_boxes.network_boxes(
         source,
-        canvases=canvases,
-        transforms=spec.build(config.data[f"{own.transforms}_transforms"]),
-        seed=config.seed,
+        canvases=run.canvases,
+        transforms=run.transforms[own.transforms],
+        seed=run.seed,
     )
     if not len(boxes.objects().boxes):
         raise DataError(f"{source.where}: no objects, so there is nothing to cover")
-    maps = tuple(network_maps(detector, canvas) for canvas in canvases)
-    return Subject(config=config, source=source, boxes=boxes, canvases=canvases, maps=maps)
+    return Subject(run=run, source=source, boxes=boxes)
 
 
-def read_source(config: ConfigDict, own: argparse.Namespace) -> AnnotatedImages:
+def read_source(run: experiment.Experiment, own: argparse.Namespace) -> AnnotatedImages:
     """The config's data set of the split, or the annotations that the command line names."""
     if own.annotations is None:
-        source = spec.build(config.data[own.split])
+        source = run.data(own.split)
     else:
         path = pathlib.Path(own.annotations)
         try:
@@ -144,21 +115,3 @@ def read_source(config: ConfigDict, own: argparse.Namespace) -> AnnotatedImages:
     if not isinstance(source, AnnotatedImages):
         raise DataError(f"config.data.{own.split} has no table of annotations: use --annotations")
     return source
-
-
-def network_maps(detector: ConfigDict, canvas: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """(rows, columns) of the feature maps for which the config's network predicts."""
-    model = spec.build(detector["model"])
-    image = jax.ShapeDtypeStruct((1, *canvas, 3), jnp.float32)
-    predictions, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), image)
-    return predictions.maps
-
-
-def find(node: Any, key: str) -> Any:
-    """The first value of that name in a config, depth first; None if there is none."""
-    if not isinstance(node, ConfigDict):
-        return None
-    if key in node and node[key] is not None:
-        return node[key]
-    found = (find(value, key) for value in node.values())
-    return next((value for value in found if value is not None), None)

@@ -5,15 +5,15 @@ The shapes become a record that every command takes in place of the config's own
 """
 
 import argparse
+import dataclasses
 import functools
-import json
 import pathlib
 import shlex
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
+from flax import linen as nn
 
 from anchors_jax import anchors as grids
 from anchors_jax import commands_anchors, files, spec
@@ -79,11 +79,13 @@ def cluster_command(words: Sequence[str]) -> None:
     """
     own, common = flags().read(words)
     subject = commands_anchors.load(own, common)
+    model, grid = subject.parts.model, subject.parts.anchors
     present = present_shapes(subject)
-    rule = own.levels if own.levels != "auto" else ("nearest" if per_level(subject) else "folded")
+    usual = "nearest" if per_level(model.head) else "folded"
+    rule = usual if own.levels == "auto" else own.levels
     folded = rule == "folded"
     k = own.k or (len(present[0]) if folded else sum(map(len, present)))
-    sides = level_sides(subject.config, present)
+    sides = level_sides(grid)
     wh = subject.boxes.objects().wh
     found = clustering.cluster(
         clustering_levels.fold(wh, sides) if folded else wh,
@@ -98,7 +100,7 @@ def cluster_command(words: Sequence[str]) -> None:
     head = head_shapes(subject, shapes)
     settings = {"k": k, "method": own.method, "init": own.init, "restarts": own.restarts}
     content = {
-        "config": subject.config.name,
+        "config": subject.name,
         "data": subject.source.where,
         "objects": len(wh),
         **settings,
@@ -106,8 +108,8 @@ def cluster_command(words: Sequence[str]) -> None:
         "levels": rule,
         "restart_average_iou": np.round(found.restarts, 5).tolist(),
         "iterations": found.iterations.tolist(),
-        "present": measure(subject, present, subject.config.detector.model),
-        "clustered": measure(subject, shapes, with_shapes(subject.config.detector.model, head)),
+        "present": measure(subject, present, model),
+        "clustered": measure(subject, shapes, with_shapes(model, head)),
         "shapes": [level.tolist() for level in shapes],
     }
     overlaps = {name: content[name].pop("iou") for name in ("present", "clustered")}
@@ -137,27 +139,27 @@ def present_shapes(subject: commands_anchors.Subject) -> tuple[np.ndarray, ...]:
     Raises:
       ValueError: it has locations only, or a head that cannot be given shapes.
     """
-    name = subject.config.name
-    if not subject.has_shapes:
-        raise ValueError(f"{name} has locations instead of anchors: there are no shapes to replace")
-    if "shapes_per_cell" not in subject.config.detector.model.head:
-        raise ValueError(f"{name}: its head has no shapes_per_cell, so shapes cannot be replaced")
-    record = subject.config.detector.anchors
-    strides = tuple((s, s) if np.ndim(s) == 0 else tuple(s) for s in spec.build(record.strides))
-    return tuple(spec.build(record.shapes)(strides))
+    parts = subject.parts
+    if not parts.anchors.has_shapes:
+        raise ValueError(
+            f"{subject.name} has locations instead of anchors: there are no shapes to replace"
+        )
+    if not hasattr(parts.model.head, "shapes_per_cell"):
+        raise ValueError(
+            f"{subject.name}: its head has no shapes_per_cell, so shapes cannot be replaced"
+        )
+    return parts.anchors.prototypes
 
 
-def per_level(subject: commands_anchors.Subject) -> bool:
+def per_level(head: nn.Module) -> bool:
     """Whether the head has a number of shapes for each level, not one for all."""
-    return not isinstance(subject.config.detector.model.head.shapes_per_cell, int)
+    return not isinstance(head.shapes_per_cell, int)
 
 
-def level_sides(config: ConfigDict, present: Sequence[np.ndarray]) -> np.ndarray:
+def level_sides(grid: grids.Grid) -> np.ndarray:
     """The size in pixels that each level is for."""
-    record = config.detector.anchors.shapes
-    if spec.resolve(record[spec.MAKE]) is grids.ssd:
-        return clustering_levels.ssd_sides(record.min_sizes, record.max_sizes)
-    return clustering_levels.sides_of(present)
+    sides = getattr(grid.shapes, "sides", None)  # the ladder that SSD's shapes are made from
+    return clustering_levels.sides_of(grid.prototypes) if sides is None else sides
 
 
 def on_levels(rule: str, shapes: np.ndarray, sides: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -180,35 +182,35 @@ def head_shapes(
       ValueError: the levels need different numbers, but share one head.
     """
     counts = tuple(len(level) for level in shapes)
-    if per_level(subject):
+    if per_level(subject.parts.model.head):
         return counts
     if len(set(counts)) > 1:
         levels = len(counts)
         raise ValueError(
-            f"{subject.config.name} has one head for all {levels} levels, which would get "
+            f"{subject.name} has one head for all {levels} levels, which would get "
             f"{', '.join(map(str, counts))} shapes: use --levels=folded, or --levels=chunks with "
             f"K a multiple of {levels}"
         )
     return counts[0]
 
 
-def with_shapes(model: ConfigDict, shapes_per_cell: int | tuple[int, ...]) -> ConfigDict:
-    """The model's record with another number of shapes per cell."""
-    record = ConfigDict(json.loads(model.to_json_best_effort()))
-    record.head.shapes_per_cell = shapes_per_cell
-    return record
+def with_shapes(model: nn.Module, shapes_per_cell: int | tuple[int, ...]) -> nn.Module:
+    """The network with another number of shapes per cell."""
+    return model.clone(head=model.head.clone(shapes_per_cell=shapes_per_cell))
 
 
 def measure(
-    subject: commands_anchors.Subject, shapes: Sequence[np.ndarray], model: ConfigDict
+    subject: commands_anchors.Subject, shapes: Sequence[np.ndarray], model: nn.Module
 ) -> dict[str, Any]:
     """How well shapes fit, centred and on the grid, and what they cost on the first canvas.
 
     `iou` is an array: the best IoU of every object on the grid.
     """
+    run, parts = subject.run, subject.parts
     at_hand = grids.explicit(sizes=[level.tolist() for level in shapes])
-    grid = functools.cache(lambda canvas: subject.grid(canvas, at_hand))
-    found = coverage_report.cover(subject.boxes, grid, divisor=subject.divisor)
+    other = dataclasses.replace(parts.anchors, shapes=at_hand)
+    grid = functools.cache(functools.partial(run.anchors, grid=other))
+    found = coverage_report.cover(subject.boxes, grid, divisor=parts.pad_divisor)
     wh = found.boxes.wh
     centred, _ = clustering.best_overlap(wh, np.concatenate(shapes))
     return {
@@ -217,7 +219,7 @@ def measure(
         "average_iou": float(centred.mean(dtype=np.float64)),
         "recall_50": float((centred >= 0.5).mean()),
         "grid": coverage_report.row(found.best.iou),
-        "head_multiply_adds": count.head_multiply_adds(spec.build(model), subject.canvases[0]),
+        "head_multiply_adds": count.head_multiply_adds(model, run.canvases[0]),
         "iou": found.best.iou,
     }
 

@@ -2,13 +2,13 @@
 
 import argparse
 import functools
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from anchors_jax import commands_anchors, files, spec
-from anchors_jax.assign import atss, fcos, max_iou
+from anchors_jax import commands_anchors, files, hooks
+from anchors_jax.assign import atss, fcos, frame, max_iou
 from anchors_jax.search import coverage, coverage_plot, coverage_positives, coverage_report
+from anchors_jax.types import Objective
 
 NAME = "coverage"
 REPORT, PICTURE = "coverage.json", "coverage.png"
@@ -54,21 +54,21 @@ def coverage_command(words: Sequence[str]) -> None:
     """
     own, common = flags().read(words)
     subject = commands_anchors.load(own, common)
-    grids = functools.cache(subject.grid)
-    found = coverage_report.cover(subject.boxes, grids, divisor=subject.divisor)
-    threshold = commands_anchors.find(subject.config.detector.objective, "positive_iou")
-    threshold = 0.5 if threshold is None else float(threshold)
+    parts = subject.parts
+    grids = functools.cache(subject.run.anchors)
+    found = coverage_report.cover(subject.boxes, grids, divisor=parts.pad_divisor)
+    threshold = positive_threshold(parts.objective)
     given = coverage_positives.positives(
         subject.boxes,
         assigners(subject),
         images=max(own.assign_images, 0),
-        divisor=subject.divisor,
+        divisor=parts.pad_divisor,
     )
-    content = {"config": subject.config.name, "data": subject.source.where}
-    content |= {"transforms": own.transforms, "canvases": [list(c) for c in subject.canvases]}
+    content = {"config": subject.name, "data": subject.source.where}
+    content |= {"transforms": own.transforms, "canvases": [list(c) for c in subject.run.canvases]}
     content |= coverage_report.report(found, subject.source, threshold=threshold, given=given)
     print(text(content))
-    if not subject.has_shapes:
+    if not parts.anchors.has_shapes:
         print("note: this config has locations, not anchors: the IoUs are those of one stride")
     if common.workdir is not None:
         files.write_json(common.workdir / REPORT, content)
@@ -88,23 +88,30 @@ def coverage_command(words: Sequence[str]) -> None:
         )
 
 
+def positive_threshold(objective: Objective) -> float:
+    """The IoU from which the config's assigner takes an anchor as positive; 0.5 if it has none."""
+    found = None if objective.assign is None else hooks.keyword(objective.assign, "positive_iou")
+    return 0.5 if found is None else float(found)
+
+
 def assigners(subject: commands_anchors.Subject) -> dict[str, tuple[Callable, Callable]]:
     """The config's own assigner, if it needs no predictions, and three others as published.
 
     FCOS's looks at bare locations; the others at the config's anchors.
     """
-    grid, points = functools.cache(subject.grid), functools.cache(subject.points)
+    run, grid = subject.run, functools.cache(subject.run.anchors)
+    bare = functools.partial(run.anchors, grid=subject.parts.anchors.points())
+    points = functools.cache(bare)
     found: dict[str, tuple[Callable, Callable]] = {}
-    objective = subject.config.detector.objective
-    record = commands_anchors.find(objective, "assign")
-    own = None
-    if record is not None and objective.get("likelihood", None) is None:
-        own = spec.resolve(record[spec.BIND])
-        if _takes_two(own):
-            found[f"{_name(own)} (this config)"] = (spec.build(record), grid)
+    objective, own = subject.parts.objective, None
+    framed = functools.partial(functools.partial, frame.assigned)
+    if objective.assign is not None and not hooks.asks(objective.assign, "predicted"):
+        own = getattr(objective.assign, "func", objective.assign)
+        run_as = framed(objective.assign, ignore_iof=objective.ignore_iof)
+        found[f"{_name(own)} (this config)"] = (run_as, grid)
     for assign in (max_iou.assign, atss.assign, fcos.assign):
         if assign is not own:
-            found[_name(assign)] = (assign, points if assign is fcos.assign else grid)
+            found[_name(assign)] = (framed(assign), points if assign is fcos.assign else grid)
     return found
 
 
@@ -196,16 +203,6 @@ def _unreached(missed: dict[str, Any]) -> list[str]:
 
 def _name(assign: Callable) -> str:
     return assign.__module__.rpartition(".")[2]
-
-
-def _takes_two(assign: Callable) -> bool:
-    """Whether (anchors, targets) is all that it wants."""
-    required = [
-        p
-        for p in inspect.signature(assign).parameters.values()
-        if p.default is p.empty and p.kind is not p.KEYWORD_ONLY
-    ]
-    return len(required) == 2
 
 
 def _share(word: str) -> float:

@@ -115,7 +115,7 @@ def run_config(workdir: pathlib.Path, rest: Sequence[str], *, command: str) -> C
         if parsed.arguments:
             raise options.UsageError(f"{parsed.arguments[0]!r} is not a flag of {command}")
         return parsed.config
-    return surgery.variant(options.of_today(json.loads(path.read_text())["config"]))
+    return surgery.variant(json.loads(path.read_text())["config"])
 
 
 def _chosen(text: str, front: pathlib.Path) -> list[int]:

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
-from anchors_jax import experiment, files, inference, results, spec, visualize
+from anchors_jax import experiment, files, inference, nms, results, spec, visualize
 from anchors_jax.search import (
     candidates,
     incremental,
@@ -27,6 +26,7 @@ from anchors_jax.search import (
 )
 from anchors_jax.search.layout import Layout, Removed
 from anchors_jax.search.store import Store
+from anchors_jax.types import Parts
 
 CANDIDATES, EVALUATIONS, LATENCIES = "candidates.npz", "evaluations.jsonl", "latencies.jsonl"
 FRONT, TABLE, PICTURE = "front.json", "front.md", "pareto.png"
@@ -47,18 +47,27 @@ class Subject:
     step: int
 
     @property
-    def config(self) -> ConfigDict:
-        return self.run.config
+    def parts(self) -> Parts:
+        return self.run.detector.parts
+
+    @property
+    def shared(self) -> bool:
+        """Whether one head reads all levels."""
+        return not any(getattr(head, "per_level", False) for head in self.parts.heads.values())
+
+    def macs(self, layout: Layout) -> Callable[[Removed], int]:
+        """Multiply-adds of the head."""
+        return prices.macs(self.parts, layout, canvas=self.run.canvases[0])
 
 
 def search(subject: Subject, own: argparse.Namespace) -> None:
     """Score, search and write what was found."""
     begin = time.perf_counter()
-    shared = is_shared(subject.config)
-    own.search = own.search or ("shared" if shared else "tree")
+    prunable = surgery.is_prunable(subject.parts)
+    own.search = own.search or ("shared" if subject.shared else "tree")
     if own.cost is None:  # one anchor of one level saves a shared head boxes, but no multiply-adds
-        single = own.search in ("tree", "layers") and shared
-        own.cost = "boxes" if single or not has_macs(subject.config) else "macs"
+        single = own.search in ("tree", "layers") and subject.shared
+        own.cost = "boxes" if single or not prunable else "macs"
     found = scored(subject, capacity=own.capacity)
     layout = found.layout
     evaluator = incremental.Evaluator(
@@ -84,12 +93,12 @@ def search(subject: Subject, own: argparse.Namespace) -> None:
     result = run_search(own, subject, layout, evaluate, cost, line)
     line.end()
     extra = {own.cost: cost} if own.cost != "boxes" else {}
-    if own.cost != "macs" and has_macs(subject.config):
-        extra["macs"] = prices.macs(subject.config, subject.variables, layout)
+    if own.cost != "macs" and prunable:
+        extra["macs"] = subject.macs(layout)
     root = pareto.Node(frozenset(), evaluate(frozenset(), None), cost(frozenset()))
     base = report.front_rows((root,), layout, exact, extra)[0]
     rows = report.front_rows(result.front, layout, exact, extra)
-    content = results.conditions(spec.plain(subject.config))
+    content = results.conditions(spec.plain(subject.run.config))
     content |= {"step": subject.step, "cost": own.cost}
     content |= {"search": own.search, "rule": own.rule, "quantum": own.quantum}
     content |= {"min_map": own.min_map, "images": len(found.count), "cut_images": found.cut}
@@ -115,7 +124,7 @@ def search(subject: Subject, own: argparse.Namespace) -> None:
 
 def scored(subject: Subject, *, capacity: int) -> candidates.CandidateSet:
     """The candidates of the evaluation set, from disk where they were scored before."""
-    rule = candidates.DetectRule.of(spec.build(subject.config.detector.detect))
+    rule = candidates.followed(subject.parts.detect)
     about = identity(subject, rule, capacity)
     path = subject.out / CANDIDATES
     found = candidates.load(path, about)
@@ -156,13 +165,12 @@ def run_search(
     progress: tree.Progress,
 ) -> tree.Found:
     """The search that the flags ask for."""
-    shared = is_shared(subject.config)
     common = {"min_map": own.min_map, "rule": own.rule, "progress": progress}
     if own.search == "layers":
         most = own.max_anchors_layer
         return tree.layer_search(evaluate, cost, layout, max_anchors_layer=most, **common)
     if own.search == "optuna":
-        groups = sampling.shared_groups(layout) if shared else sampling.single_groups(layout)
+        groups = (sampling.shared_groups if subject.shared else sampling.single_groups)(layout)
         common |= {"trials": own.trials, "sampler": own.sampler, "seed": subject.run.seed}
         return sampling.sampled_search(evaluate, cost, groups, layout, **common)
     moves = {"tree": tree.single_moves, "shared": tree.shared_moves}[own.search](layout)
@@ -176,12 +184,12 @@ def price(
     if name == "boxes":
         return prices.boxes(layout)
     if name == "macs":
-        return prices.macs(subject.config, subject.variables, layout)
+        return subject.macs(layout)
     score = jax.jit(subject.run.detector.score)
     batch = example(subject)
     one = jax.tree.map(lambda leaf: leaf[0], score(subject.variables, batch))
     store = Store(subject.out / LATENCIES, about | {"device": jax.devices()[0].device_kind})
-    return prices.Latency(one, spec.build(subject.config.detector.detect), layout, store)
+    return prices.Latency(one, subject.parts.detect, layout, store)
 
 
 def draw(
@@ -254,9 +262,9 @@ class Progress:
             print(file=sys.stderr)
 
 
-def identity(subject: Subject, rule: candidates.DetectRule, capacity: int) -> dict[str, Any]:
+def identity(subject: Subject, rule: nms.Rule, capacity: int) -> dict[str, Any]:
     """What evaluations depend on: another run, checkpoint or setting may not reuse them."""
-    config = spec.plain(subject.config)
+    config = spec.plain(subject.run.config)
     parts = {name: config[name] for name in ("detector", "seed", "num_classes")}
     text = json.dumps(parts, sort_keys=True)
     return {
@@ -271,29 +279,13 @@ def identity(subject: Subject, rule: candidates.DetectRule, capacity: int) -> di
 
 def anchor_names(subject: Subject, layout: Layout) -> list[str]:
     """Names of the prototypes, by their shapes where the config has any."""
-    record = subject.config.detector.anchors
-    if "shapes" not in record:
+    grid = subject.parts.anchors
+    if not grid.has_shapes:
         return [f"slot {slot}" for slot in layout.slot]
-    strides = spec.build(record.strides)
-    pairs = tuple((s, s) if isinstance(s, int | float) else tuple(s) for s in strides)
-    return report.anchor_names(list(spec.build(record.shapes)(pairs)))
+    return report.anchor_names(list(grid.prototypes))
 
 
 def example(subject: Subject) -> Any:
     """A batch of the first image of the evaluation set."""
     arrays = next(iter(subject.run.eval_batches(subject.source)))
     return inference.as_batch({name: value[:1] for name, value in arrays.items()})
-
-
-def is_shared(config: ConfigDict) -> bool:
-    """Whether one head reads all levels."""
-    return config.detector.model.head.get("make", "") != surgery.PER_LEVEL
-
-
-def has_macs(config: ConfigDict) -> bool:
-    """Whether the multiply-adds of the config's head are known."""
-    try:
-        surgery.head_of(config)
-    except ValueError:
-        return False
-    return True

@@ -53,20 +53,15 @@ def apply(
     """
     if (folder / commands.CONFIG).exists() or (folder / "checkpoints").exists():
         raise ValueError(f"{folder} holds a run already: choose another --to")
-    content = surgery.sliced_config(run.config, layout, removed)
-    smaller = surgery.sliced_variables(variables, run.config, layout, removed)
+    parts, canvas = run.detector.parts, run.canvases[0]
+    content = surgery.sliced_config(run.config, parts, layout, removed)
+    smaller = surgery.sliced_variables(variables, parts, layout, removed, canvas=canvas)
     files.write_text(folder / CONFIG_FILE, config_file(content, layout, removed, folder))
     config = surgery.variant(content, "finetune")
     after = experiment.load(config)
     source = after.source("train")
     batches, plan = after.train_batches(source), after.plan(after.training_images(source))
-    state, _ = train.create_state(
-        after.detector,
-        after.canvases[0],
-        after.rule(plan),
-        seed=after.seed,
-        average=config.train.ema_decay > 0,
-    )
+    state, _, _ = commands.fresh_state(after, plan, weights=False)
     check_shapes(smaller, state.variables)
     average = None if state.average is None else smaller["params"]
     state = state.replace(variables=jax.tree.map(np.asarray, smaller), average=average)

@@ -134,7 +134,8 @@ def convert_command(words: Sequence[str]) -> None:
 
 def read(run: experiment.Experiment, file: pathlib.Path, family: str | None) -> load.Loaded:
     """A whole detector's variables from a file."""
-    return load.load(file, run.variable_shapes(), family=family)
+    parts = run.detector.parts.model.parts
+    return load.load(file, run.variable_shapes(), parts=parts, family=family)
 
 
 def keep_run(
@@ -161,9 +162,7 @@ def known_classes(run: experiment.Experiment) -> dict[str, Any]:
 
     A config of 80 classes on COCO needs no data set for it.
     """
-    config = run.config
-    reader = config.data.eval.get(spec.MAKE, "")
-    if config.num_classes == len(classes.COCO) and reader.startswith(coco.__name__):
+    if run.config.num_classes == len(classes.COCO) and run.readers["eval"].func is coco.coco:
         return {"classes": list(classes.COCO.values()), "category_ids": list(classes.COCO)}
     source = run.source("eval")
     ids = [int(category) for category in source.category_ids]

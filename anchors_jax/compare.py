@@ -31,7 +31,6 @@ from anchors_jax import (
 from anchors_jax.data import loader, transforms
 from anchors_jax.data.records import Example
 from anchors_jax.monitor import MatchMonitor
-from anchors_jax.spec import build
 from anchors_jax.types import Anchors, Assignment, Batch
 
 NAME = "assign"
@@ -105,7 +104,7 @@ def match_image(parsed: options.Options, workdir: pathlib.Path | None, image: st
     source = run.source("eval")
     example = find_example(source, image)
     canvas = run.canvases[transforms.choose_canvas(*example.size, run.canvases)]
-    resize = transforms.compose(build(parsed.config.data.eval_transforms))
+    resize = transforms.compose(run.transforms["eval"])
     resized = resize(example.replace(canvas=canvas), np.random.default_rng(0))
     arrays = loader.pack(
         transforms.shrink_to(resized, canvas),

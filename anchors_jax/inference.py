@@ -1,36 +1,36 @@
 """Run a detector over many images: batches in, detections in original pixels out."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from anchors_jax import evaluation, parallel
+from anchors_jax.data import loader
 from anchors_jax.types import Batch, Detections, Detector, Targets
 
 
 def as_batch(arrays: Mapping[str, np.ndarray]) -> Batch:
     """The loader's dictionary of numpy arrays as a `Batch` (still on the host)."""
-    return Batch(
-        image=arrays["image"],
-        image_size=arrays["image_size"],
-        image_id=arrays["image_id"],
-        scale=arrays["scale"],
-        targets=Targets(
-            boxes=arrays["boxes"],
-            labels=arrays["labels"],
-            valid=arrays["valid"],
-            crowd=arrays["crowd"],
-        ),
-    )
+
+    def taken(kind: type) -> dict[str, Any]:
+        return {f.name: arrays[f.name] for f in dataclasses.fields(kind) if f.name in arrays}
+
+    return Batch(**taken(Batch), targets=Targets(**taken(Targets)))
+
+
+def blank_batch(canvas: tuple[int, int]) -> Batch:
+    """A batch of one black image, where only shapes matter."""
+    return as_batch({name: value[None] for name, value in loader.empty(canvas, 1).items()})
 
 
 class Batches:
     """The loader's dictionaries as batches; the loader's position passes through."""
 
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-        self._iterator = iter(loader)
+    def __init__(self, batches: Any) -> None:
+        self._loader = batches
+        self._iterator = iter(batches)
 
     def __next__(self) -> Batch:
         return as_batch(next(self._iterator))

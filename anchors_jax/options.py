@@ -17,13 +17,7 @@ from ml_collections import ConfigDict, config_flags
 from anchors_jax import spec
 from anchors_jax.spec import from_plain, nearest
 
-__all__ = ["Options", "UsageError", "nearest", "of_today", "parse"]
-
-# Keys that configs of earlier versions lack, with what was done then.
-_LATER_KEYS = {"init_from": None, "init_from_family": None}
-_LATER_KEYS |= {"init_from_parts": "backbone,neck,head"}
-_LATER_DATA_KEYS = {"keep_empty": True, "min_side": 0, "class_agnostic": False}
-_LATER_EVALUATION_KEYS = {"max_detections": [1, 10, 100]}
+__all__ = ["Options", "UsageError", "nearest", "parse"]
 
 
 class UsageError(ValueError):
@@ -118,18 +112,7 @@ def _kept_config(path: pathlib.Path) -> ConfigDict:
         content = content["config"]
     if not isinstance(content, dict) or not {"detector", "data", "train"} <= content.keys():
         raise UsageError(f"--config={path} is no config: it lacks detector, data or train")
-    return from_plain(of_today(content))
-
-
-def of_today(config: dict[str, Any]) -> dict[str, Any]:
-    """A plain config of an earlier version, with the keys and keywords that were added since."""
-    config = spec.with_defaults(config)
-    return {
-        **_LATER_KEYS,
-        **config,
-        "data": _LATER_DATA_KEYS | config["data"],
-        "evaluation": _LATER_EVALUATION_KEYS | config.get("evaluation", {}),
-    }
+    return from_plain(content)
 
 
 def replace_record(config: ConfigDict, key: str, file: pathlib.Path) -> None:
@@ -159,7 +142,7 @@ def replace_record(config: ConfigDict, key: str, file: pathlib.Path) -> None:
     if not isinstance(record, dict) or not {spec.BIND, spec.MAKE} & record.keys():
         raise UsageError(f"{where}: {file} holds no record: an object with 'make' or 'bind'")
     try:
-        spec.build(record)
+        spec.check(record)
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
     with parent.unlocked():

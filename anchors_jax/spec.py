@@ -14,7 +14,7 @@ import functools
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference, config_dict
@@ -66,6 +66,11 @@ def build(node: Any) -> Any:
     return node
 
 
+def check(node: Any) -> None:
+    """Raise SpecError where `build` would."""
+    build(node)
+
+
 def plain(config: Any) -> Any:
     """The config as JSON data (dicts, lists, numbers, strings), references resolved."""
     if isinstance(config, ConfigDict):
@@ -84,25 +89,23 @@ def from_plain(value: Any) -> Any:
     return value
 
 
-def with_defaults(value: Any) -> Any:
-    """A plain config whose records name today's keywords too, with their defaults.
+def records(node: Any, *, where: str = "") -> Iterator[tuple[str, Callable, dict[str, Any]]]:
+    """(dotted key, function, keywords) of every record of a config, outer ones first.
 
-    Code grows keywords whose default is what was done before. Records of code that is not there any
-    more stay as they are: building them says so.
+    Raises:
+      SpecError: a record names code that does not exist.
     """
-    if isinstance(value, list):
-        return [with_defaults(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    value = {key: with_defaults(item) for key, item in value.items()}
-    path = next((value[kind] for kind in (BIND, MAKE) if kind in value), None)
-    if path is None:
-        return value
-    try:
-        parameters = _keywords_of(resolve(path))
-    except SpecError:
-        return value
-    return plain(_defaults(parameters, value)) | value
+    if isinstance(node, list | tuple):
+        for number, item in enumerate(node):
+            yield from records(item, where=f"{where}[{number}]")
+    if not isinstance(node, ConfigDict | Mapping):
+        return
+    fields = dict(node.items())
+    path = next((fields.pop(kind) for kind in (BIND, MAKE) if kind in fields), None)
+    if path is not None:
+        yield where, resolve(path), fields
+    for key, value in fields.items():
+        yield from records(value, where=f"{where}.{key}" if where else key)
 
 
 def resolve(path: str) -> Callable:

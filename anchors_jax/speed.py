@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from anchors_jax import experiment, inference, results, spec
 from anchors_jax.models import count
@@ -79,8 +78,9 @@ def measure(subjects: Sequence[Subject], *, images: int = IMAGES) -> tuple[list[
 
 def counts(run: experiment.Experiment) -> dict[str, int]:
     """`boxes`, `head_macs` and `parameters` of a `Cost`, from shapes: nothing is computed."""
-    canvas, model = run.canvases[0], spec.build(run.config.detector["model"])
-    candidates = jax.eval_shape(run.detector.score, run.variable_shapes(), _blank(canvas))
+    canvas, model = run.canvases[0], run.detector.parts.model
+    blank = inference.blank_batch(canvas)
+    candidates = jax.eval_shape(run.detector.score, run.variable_shapes(), blank)
     return {
         "boxes": int(candidates.boxes.shape[-2]),
         "head_macs": count.head_multiply_adds(model, canvas),
@@ -102,11 +102,11 @@ class _Timer:
     """(seconds of the whole, seconds of post-processing alone) for a batch of one image."""
 
     def __init__(self, subject: Subject) -> None:
-        detector, config = subject.run.detector, subject.run.config
+        detector = subject.run.detector
         self._variables = jax.device_put(subject.variables)
         # Not `inference.make_predict`: that is for all devices, and mapping over them has a price.
         self._predict, self._score = jax.jit(detector.predict), jax.jit(detector.score)
-        self._detect = jax.jit(spec.build(config.detector.detect))
+        self._detect = jax.jit(detector.parts.detect)
 
     def __call__(self, batch: Batch) -> tuple[float, float]:
         batch = jax.block_until_ready(jax.device_put(batch))
@@ -135,20 +135,3 @@ def _images(subjects: Sequence[Subject], count: int) -> list[list[Batch]]:
             read[key] = [inference.as_batch(image) for image in arrays]
         sets.append(read[key])
     return sets
-
-
-def _blank(canvas: tuple[int, int]) -> Batch:
-    """A batch of one black image, where only shapes matter."""
-    of = {
-        "image": ((*canvas, 3), np.uint8),
-        "image_size": ((2,), np.int32),
-        "image_id": ((), np.int32),
-        "scale": ((2,), np.float32),
-        "boxes": ((1, 4), np.float32),
-        "labels": ((1,), np.int32),
-        "valid": ((1,), np.bool_),
-        "crowd": ((1,), np.bool_),
-    }
-    return inference.as_batch(
-        {name: np.zeros((1, *shape), kind) for name, (shape, kind) in of.items()}
-    )

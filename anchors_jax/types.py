@@ -234,7 +234,7 @@ class Objective(NamedTuple):
     `place(predictions, anchors) -> Anchors`: the boxes that the next stage starts from, valid where
     detections may come from (Guided Anchoring's anchors); None: the anchors stay as they are.
     `assign`: the assigner that classes and boxes are learned by, for tools that run it without a
-    network; None: the method has none.
+    network (`assign.frame.assigned`, with `ignore_iof`); None: the method has none.
     """
 
     loss: Callable[..., tuple[Terms, dict[str, Array]]]
@@ -242,6 +242,7 @@ class Objective(NamedTuple):
     match: Callable[..., Assignment]
     place: Callable[..., Anchors] | None = None
     assign: Callable[..., Assignment] | None = None
+    ignore_iof: float | None = 0.5
 
 
 class Parts(NamedTuple):

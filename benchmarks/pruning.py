@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from anchors_jax.search import costs, incremental, pareto, tree
-from anchors_jax.search.candidates import CandidateSet, DetectRule
+from anchors_jax.models.dense_head import DenseHead
+from anchors_jax.nms import Rule
+from anchors_jax.search import incremental, pareto, tree
+from anchors_jax.search.candidates import CandidateSet
 from anchors_jax.search.layout import Layout
 from benchmarks import synthetic
 
@@ -62,7 +64,7 @@ def problem(seed: int = 0) -> tuple[CandidateSet, dict[str, Any]]:
         scale=np.ones((IMAGES, 2), np.float32),
         cut=0,
         layout=LAYOUT,
-        rule=DetectRule(),
+        rule=Rule(),
     ), truth
 
 
@@ -98,6 +100,7 @@ def _each(name: str, evaluate: incremental.Evaluator, parent: frozenset[int]) ->
 def _search(candidates: CandidateSet, truth: dict, ids: tuple[int, ...]) -> dict[str, Any]:
     evaluate = incremental.Evaluator(candidates, truth, category_ids=ids)
     known: dict[frozenset[int], pareto.Metrics] = {}
+    head = DenseHead(num_classes=CLASSES)
 
     def rounded(removed: frozenset[int], parent: frozenset[int] | None) -> pareto.Metrics:
         if removed not in known:
@@ -105,7 +108,7 @@ def _search(candidates: CandidateSet, truth: dict, ids: tuple[int, ...]) -> dict
         return known[removed]
 
     def cost(removed: frozenset[int]) -> int:
-        return costs.shared_head_macs(CELLS, LAYOUT.counts(removed), outputs=CLASSES + 4)
+        return head.multiply_adds(CELLS, LAYOUT.counts(removed), (head.width,) * len(CELLS))
 
     least = 0.8 * rounded(frozenset(), None)[0]
     begin = time.perf_counter()

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from anchors_jax.search.candidates import CandidateSet, DetectRule
+from anchors_jax.nms import Rule
+from anchors_jax.search.candidates import CandidateSet
 from anchors_jax.search.layout import Layout
 
 LAYOUT = Layout((16, 4), (3, 2))
@@ -34,7 +35,7 @@ def random_set(seed, *, images=12, slots=60, classes=3, layout=LAYOUT, rule=None
         scale=rng.uniform(0.5, 2, (images, 2)).astype(np.float32),
         cut=0,
         layout=layout,
-        rule=rule or DetectRule(top_k=100, max_detections=20),
+        rule=rule or Rule(top_k=100, max_detections=20),
     )
 
 
@@ -125,5 +126,5 @@ def set_of_table(table, image_ids, category_ids):
         scale=np.ones((len(rows), 2), np.float32),
         cut=0,
         layout=Layout((1,), (1,)),
-        rule=DetectRule(),
+        rule=Rule(),
     )

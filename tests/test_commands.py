@@ -118,6 +118,14 @@ def test_another_config_in_the_same_workdir_is_refused(run, capsys):
     assert "another config: train.learning_rate differs" in capsys.readouterr().err
 
 
+def test_a_config_that_lacks_a_key_is_another_one(run, tmp_path, capsys):
+    content = json.loads((run / "config.json").read_text())
+    del content["config"]["evaluation"]["max_detections"]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert command("train", CONFIG, f"--workdir={tmp_path}") == 1
+    assert "another config: evaluation.max_detections differs" in capsys.readouterr().err
+
+
 def test_a_checkpoint_of_another_network_is_named(run, capsys):
     words = ("eval", CONFIG, f"--workdir={run}", "--config.detector.model.head.width=8")
     assert command(*words) == 1

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anchors_jax import experiment, spec
+from anchors_jax import experiment, optim, spec
 from anchors_jax.data import loader
 
 
 def load(**train):
-    """The retinanet config at smoke scale with other training values."""
+    """The retinanet config at smoke scale with other data and training values."""
     config = importlib.import_module("configs.retinanet").get_config("smoke")
     config.train.eval_every_epochs = 0.0  # unless a case says otherwise
     for key, value in train.items():
@@ -60,8 +60,8 @@ def test_the_schedule_counts_updates_and_the_log_batches():
 
 
 def test_accumulated_batches_make_one_update_at_the_logged_rate():
-    run = load(accumulate=3, steps=30, clip_norm=None)
-    run.config.train.optimizer = spec.bind(spec.resolve("anchors_jax.optim:sgd"), momentum=0.0)
+    plain = spec.bind(optim.sgd, momentum=0.0)
+    run = load(accumulate=3, steps=30, clip_norm=None, optimizer=plain)
     plan = run.plan(8)
     params = {"w": jnp.ones(2)}
     update = run.rule(plan)(params)
@@ -116,3 +116,15 @@ def test_a_config_that_names_nothing_real_says_so():
     config.detector.objective.assign = {"bind": "anchors_jax.assign.max_iou:asign"}
     with pytest.raises(spec.SpecError, match="max_iou:asign"):
         experiment.load(config)
+
+
+def test_what_is_built_is_built_once():
+    run = load()
+    assert run.data("train") is run.data("train")
+    assert run.source("eval") is run.data("eval") is not run.data("train")
+    parts = run.detector.parts
+    assert run.maps == (parts.maps(run.canvases[0]),)
+    anchors = run.anchors(0)
+    assert anchors.level_counts == tuple(9 * rows * columns for rows, columns in run.maps[0])
+    points = run.anchors(0, grid=parts.anchors.points())
+    assert 9 * len(points.boxes) == len(anchors.boxes)

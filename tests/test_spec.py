@@ -67,9 +67,18 @@ def test_mistakes_are_named_when_the_config_is_read(call, message):
         call()
 
 
-def test_records_of_earlier_code_get_the_keywords_that_came_later():
+def test_a_record_is_what_it_says_whatever_the_code_has_learned_since():
     record = spec.plain(spec.bind(losses.focal, gamma=1.5))
-    earlier = {"loss": {key: record[key] for key in record if key != "alpha"}, "steps": [record]}
-    assert spec.with_defaults(earlier) == {"loss": record, "steps": [record]}
-    gone = {"bind": "anchors_jax.losses:no_such_loss", "gamma": 1.5}
-    assert spec.with_defaults(gone) == gone
+    earlier = {key: record[key] for key in record if key != "alpha"}
+    assert build(earlier).keywords == {"gamma": 1.5}
+    assert build(record).keywords.keys() == {"gamma", "alpha"}
+
+
+def test_every_record_of_a_config_is_found():
+    config = ConfigDict({"a": make(pair, first=bind(scaled, factor=5.0)), "b": [bind(scaled)]})
+    found = {where: (function, keywords) for where, function, keywords in spec.records(config)}
+    assert found.keys() == {"a", "a.first", "b[0]"}
+    assert [found[where][0] for where in ("a", "a.first")] == [pair, scaled]
+    assert found["a.first"][1] == {"factor": 5.0, "offset": 0, "sizes": (1, 2)}
+    with pytest.raises(spec.SpecError, match="cannot be imported"):
+        list(spec.records({"a": {"bind": f"{__name__}:nothing"}}))

@@ -9,7 +9,7 @@ from typing import Any
 
 from anchors_jax.data import images as image_files
 from anchors_jax.data.annotated import AnnotatedImages, Files
-from anchors_jax.data.records import DataError, Problems, choose_classes
+from anchors_jax.data.records import DataError, Foreseen, Problems, choose_classes
 from anchors_jax.data.table import (
     Objects,
     check_image_ids,
@@ -18,6 +18,8 @@ from anchors_jax.data.table import (
     tabulate,
 )
 
+# Images of train2017, and those with objects: too many to be read for their number.
+TRAIN, TRAIN_USED = 118_287, 117_266
 _COUNTS = {1: "a number", 4: "four numbers"}
 
 
@@ -54,6 +56,18 @@ def coco(
     ]
     reader = Files(pathlib.Path(images) if images is not None else None, files)
     return from_dict(content, reader, where=str(path), classes=classes, limit=limit, strict=strict)
+
+
+def _foresee(
+    *, annotations: str | os.PathLike, limit: int | None = None, **_: Any
+) -> Foreseen | None:
+    """The size of COCO 2017's training set."""
+    if limit is None and "train2017" in str(annotations):
+        return Foreseen(images=TRAIN, with_objects=TRAIN_USED)
+    return None
+
+
+coco.foresee = _foresee
 
 
 def from_dict(

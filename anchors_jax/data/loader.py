@@ -1,16 +1,7 @@
 """Batches for training and evaluation: plan, read, transform, pad.
 
-A batch is a dict of numpy arrays (the training code makes a `types.Batch` of it), B rows, G object
-slots, all images on one canvas:
-
-    image      uint8   [B, H, W, 3]  RGB; beyond image_size zeros
-    image_size int32   [B, 2]        valid height, width
-    image_id   int32   [B]           -1 for a row that only fills the batch
-    scale      float32 [B, 2]        (x, y) network pixels per original pixel
-    boxes      float32 [B, G, 4]     network pixels; invalid slots hold [0, 0, 1, 1]
-    labels     int32   [B, G]
-    valid      bool    [B, G]
-    crowd      bool    [B, G]
+A batch is a dict of numpy arrays (the training code makes a `types.Batch` of it): those of `empty`
+for B rows, all on one canvas.
 
 The random numbers of an image depend on (seed, epoch, index) alone and the order on (seed, step)
 alone, so neither workers, threads, prefetching nor a restart change what is trained on.
@@ -46,7 +37,7 @@ class _Load:
     def __call__(self, row: Row) -> Batch:
         canvas = self.canvases[row.canvas]
         if row.index < 0:
-            return _empty(canvas, self.max_objects)
+            return empty(canvas, self.max_objects)
         rng = np.random.default_rng((_AUGMENT, self.seed, row.epoch, row.index))
         example = self.source[row.index].replace(canvas=canvas)
         example = T.shrink_to(self.transform(example, rng), canvas)
@@ -63,7 +54,7 @@ def pack(example: Example, *, canvas: tuple[int, int], max_objects: int) -> Batc
         order = np.lexsort((-area, example.crowd))[:max_objects]
         example = example.keep(np.sort(order))
     count = len(example.boxes)
-    batch = _empty(canvas, max_objects) | {
+    batch = empty(canvas, max_objects) | {
         "image": T.pad(example.image, canvas),
         "image_size": np.asarray(example.size, np.int32),
         "image_id": np.asarray(example.image_id, np.int32),
@@ -76,12 +67,14 @@ def pack(example: Example, *, canvas: tuple[int, int], max_objects: int) -> Batc
     return batch
 
 
-def _empty(canvas: tuple[int, int], max_objects: int) -> Batch:
+def empty(canvas: tuple[int, int], max_objects: int) -> Batch:
+    """The arrays of a row that only fills a batch: a black image without objects, G slots."""
     return {
-        "image": np.zeros((*canvas, 3), np.uint8),
-        "image_size": np.asarray(canvas, np.int32),
-        "image_id": np.asarray(-1, np.int32),
-        "scale": np.ones(2, np.float32),
+        "image": np.zeros((*canvas, 3), np.uint8),  # RGB; beyond image_size zeros
+        "image_size": np.asarray(canvas, np.int32),  # valid height, width
+        "image_id": np.asarray(-1, np.int32),  # -1: no image of the data set
+        "scale": np.ones(2, np.float32),  # (x, y): network pixels per original pixel
+        # Network pixels; invalid slots hold this box.
         "boxes": np.tile(np.float32([0, 0, 1, 1]), (max_objects, 1)),
         "labels": np.zeros(max_objects, np.int32),
         "valid": np.zeros(max_objects, bool),

@@ -11,7 +11,8 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
@@ -123,6 +124,27 @@ class Source(Protocol):
     def ground_truth(self) -> dict[str, list[dict[str, Any]]]:
         """Everything but the pixels, as a COCO dictionary with the data set's own category ids."""
         ...
+
+
+class Foreseen(NamedTuple):
+    """What a data set will be, known before it is read or drawn.
+
+    `with_objects`: how many of its images hold any; None: not known. `origin`: where the images
+    come from, where that is no file.
+    """
+
+    images: int
+    with_objects: int | None = None
+    origin: str = ""
+
+
+def foreseen(reader: partial) -> Foreseen | None:
+    """What a reader with its keywords bound knows before it reads; None: nothing.
+
+    Readers that know something have a function `foresee` of the same keywords.
+    """
+    foresee = getattr(reader.func, "foresee", None)
+    return None if foresee is None else foresee(**reader.keywords)
 
 
 def choose_classes(

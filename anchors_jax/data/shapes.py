@@ -22,6 +22,7 @@ from anchors_jax.data.cache import build_folder, default_cache
 from anchors_jax.data.drawing import CLASSES
 from anchors_jax.data.prepare import features, records, write
 from anchors_jax.data.prepared import prepared
+from anchors_jax.data.records import Foreseen
 from anchors_jax.data.scenes import Style, scene
 
 _SPLITS = ("train", "validation")
@@ -162,3 +163,12 @@ def shapes(
 
     folder = build_folder(root / "shapes" / name / str(Shapes.VERSION), build)
     return prepared(directory=folder, split=split, classes=classes)
+
+
+def _foresee(*, num_train: int, num_validation: int, image_size: int, **_: Any) -> Foreseen:
+    """How many drawings training has, and what is drawn."""
+    drawings = f"{num_train} + {num_validation} drawings of {image_size} px"
+    return Foreseen(images=num_train, origin=f"{drawings}, drawn on first use")
+
+
+shapes.foresee = _foresee

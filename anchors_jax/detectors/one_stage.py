@@ -33,6 +33,7 @@ from anchors_jax.types import (
 # Collections of the variables: what is trained; what only a checkpoint writes (parameters of
 # frozen stages: no gradient, no decay, no optimiser state); what the norms write while training.
 PARAMETERS, FROZEN, STATISTICS = "params", "frozen", "batch_stats"
+INFERENCE = ("detect",)  # keywords that training does not read
 _RULE = nms.Rule()
 
 

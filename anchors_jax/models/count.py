@@ -72,17 +72,12 @@ def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
 def head_multiply_adds(model: nn.Module, canvas: tuple[int, int]) -> int:
     """Multiply-adds of the head alone on one image of (height, width) `canvas`.
 
-    What anchors cost in the network, whatever its backbone: the whole `OneStageNetwork` less its
-    backbone and neck.
+    What anchors cost in the network, whatever its backbone: the whole of a network less its trunk.
     """
     variables = shapes(model, canvas)
     image = jax.ShapeDtypeStruct((1, *canvas, 3), jnp.float32)
-
-    def trunk(module: Any, image: Any) -> Any:
-        return module.neck(module.backbone(image, train=False), train=False)
-
     whole = multiply_adds(model.apply, variables, image)
-    return whole - multiply_adds(functools.partial(model.apply, method=trunk), variables, image)
+    return whole - multiply_adds(functools.partial(model.apply, method="trunk"), variables, image)
 
 
 def _products(jaxpr: Any) -> int:

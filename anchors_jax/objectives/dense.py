@@ -103,10 +103,14 @@ def objective(
         )
         return terms, {**summary(assignment, targets), **assignment.signals, **signals}
 
-    read = functools.partial(
-        decode, classify=classify, codec=regress.codec, box_quality=box_quality
+    read = {"classify": classify, "codec": regress.codec, "box_quality": box_quality}
+    return Objective(
+        loss=loss,
+        decode=functools.partial(decode, **read),
+        match=match,
+        assign=assign,
+        ignore_iof=ignore_iof,
     )
-    return Objective(loss=loss, decode=read, match=match, assign=assign)
 
 
 def predicted(predictions: DensePredictions, anchors: Anchors, *, codec: Codec) -> Predicted:

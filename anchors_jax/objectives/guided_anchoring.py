@@ -217,7 +217,8 @@ def objective(
         how = {"classify": classify, "codec": regress.codec}
         return dense.decode(predictions, placed, image_size, **how)
 
-    return Objective(loss=loss, decode=decode, match=match, place=place, assign=assign)
+    ran = {"assign": assign, "ignore_iof": ignore_iof}
+    return Objective(loss=loss, decode=decode, match=match, place=place, **ran)
 
 
 def guided_anchors(

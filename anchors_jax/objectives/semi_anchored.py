@@ -142,6 +142,7 @@ def objective(
         decode=functools.partial(_decode, classify=classify, codec=regress.codec, choose=choose),
         match=functools.partial(_match, label=label),
         assign=hooks.keyword(label, "assign"),
+        ignore_iof=hooks.keyword(label, "ignore_iof"),
     )
 
 

@@ -25,38 +25,25 @@ from anchors_jax.types import Batch, Candidates, Detector
 CAPACITY = 4096  # candidates of an image; more are cut, before masking, and counted
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DetectRule:
-    """What `nms.detect` does with candidates, as far as a mask over prototypes can follow it."""
+# What a mask over prototypes cannot follow: its effect depends on suppressed boxes.
+_FOLLOWED = {"voting": None, "rank_by": "score", "top_k_of": "pairs"}
 
-    score_threshold: float = 0.05
-    top_k: int = 1000  # pairs of a level that enter NMS, counted after masking
-    iou_threshold: float = 0.5
-    max_detections: int = 100
-    min_size: float = 0.0
-    score: str = "geometric"
-    threshold_on: str = "class"
 
-    @classmethod
-    def of(cls, detect: Callable[..., Any]) -> "DetectRule":
-        """From a config's `detect`: `nms.detect`, alone or with keywords bound.
+def followed(detect: Callable[..., Any]) -> nms.Rule:
+    """The rule by which a detector turns candidates into detections, if pruning can follow it.
 
-        Raises:
-          ValueError: another function, or a keyword whose effect depends on suppressed boxes.
-        """
-        bound = detect if isinstance(detect, functools.partial) else functools.partial(detect)
-        if bound.func is not nms.detect:
-            raise ValueError(f"pruning follows nms.detect, and this config has {bound.func}")
-        known = {field.name for field in dataclasses.fields(cls)}
-        rest = {name: value for name, value in bound.keywords.items() if name not in known}
-        plain = {"voting": None, "rank_by": "score", "top_k_of": "pairs"}
-        for name, value in rest.items():
-            if value != plain.get(name):
-                raise ValueError(
-                    f"pruning cannot follow detector.detect.{name} = {value}: "
-                    f"set --config.detector.detect.{name}={plain.get(name)}"
-                )
-        return cls(**{name: value for name, value in bound.keywords.items() if name in known})
+    Raises:
+      ValueError: it is none, or one whose outcome depends on suppressed boxes.
+    """
+    if not isinstance(detect, nms.Rule):
+        raise ValueError(f"pruning follows nms.Rule, and this config has {detect}")
+    for name, value in _FOLLOWED.items():
+        if getattr(detect, name) != value:
+            raise ValueError(
+                f"pruning cannot follow detector.detect.{name} = {getattr(detect, name)}: "
+                f"set --config.detector.detect.{name}={value}"
+            )
+    return detect
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +64,7 @@ class CandidateSet:
     scale: Float32[np.ndarray, "I 2"]  # (x, y): network pixels per original pixel
     cut: int  # images that had more candidates than slots
     layout: Layout
-    rule: DetectRule
+    rule: nms.Rule
 
 
 def layout_of(detector: Detector, variables: Any, batch: Batch) -> Layout:
@@ -87,18 +74,14 @@ def layout_of(detector: Detector, variables: Any, batch: Batch) -> Layout:
 
 
 def top_pairs(
-    candidates: Candidates, *, rule: DetectRule, capacity: int = CAPACITY
+    candidates: Candidates, *, rule: nms.Rule, capacity: int = CAPACITY
 ) -> dict[str, Array]:
     """The best pairs of one image above the threshold, and how many there are.
 
     Returns boxes [C, 4], scores, labels, anchor, usable [C], found (a scalar that may exceed C).
     """
     scores, quality = candidates.scores, candidates.quality
-    final = scores
-    if quality is not None:
-        product = scores * quality[:, None]
-        final = product if rule.score == "product" else jnp.sqrt(product)
-    passes = (scores if rule.threshold_on == "class" else final) > rule.score_threshold
+    passes, final = rule.keys(scores, None if quality is None else quality[:, None])
     size = min(capacity, scores.size)
     pairs = nms.top_candidates(
         jnp.where(passes, final, -1.0),
@@ -122,7 +105,7 @@ def collect(
     variables: Any,
     batches: Iterable[Mapping[str, np.ndarray]],
     *,
-    rule: DetectRule,
+    rule: nms.Rule,
     capacity: int = CAPACITY,
     on_batch: Callable[[int], None] | None = None,
 ) -> CandidateSet:
@@ -156,7 +139,7 @@ def collect(
     return _joined(rows, layout, rule)
 
 
-def _joined(rows: list[dict[str, np.ndarray]], layout: Layout, rule: DetectRule) -> CandidateSet:
+def _joined(rows: list[dict[str, np.ndarray]], layout: Layout, rule: nms.Rule) -> CandidateSet:
     found = np.concatenate([row["found"] for row in rows])
     size = max(1, min(int(found.max()), max(row["scores"].shape[1] for row in rows)))
 
@@ -226,7 +209,7 @@ def load(path: str | os.PathLike[str], subject: dict[str, Any]) -> CandidateSet 
         **arrays,
         cut=about["cut"],
         layout=Layout(tuple(about["cells"]), tuple(about["shapes"])),
-        rule=DetectRule(**about["rule"]),
+        rule=nms.Rule(**about["rule"]),
     )
 
 

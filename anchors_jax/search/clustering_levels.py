@@ -60,10 +60,3 @@ def sides_of(present: Sequence[Float[np.ndarray, "_ 2"]]) -> Float[np.ndarray, "
         if not len(level):
             raise ValueError(f"level {number} has no shape now, which would say its size")
     return np.array([np.exp(0.5 * np.log(level).sum(1).mean()) for level in present])
-
-
-def ssd_sides(
-    min_sizes: Sequence[int | float], max_sizes: Sequence[int | float]
-) -> Float[np.ndarray, "L"]:
-    """Side of each level of SSD: sqrt(min * max)."""
-    return np.sqrt(np.asarray(min_sizes, np.float64) * np.asarray(max_sizes, np.float64))

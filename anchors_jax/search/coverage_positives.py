@@ -43,7 +43,8 @@ def positives(
 
     Args:
       boxes: objects and crowd regions of a data set.
-      assigners: by name, the assigner and a function from the canvas's index to its anchors.
+      assigners: by name, the assigner in its frame (`frame.assigned`) and a function from the
+        canvas's index to its anchors.
       images: of which to assign at most, spread evenly over those with objects.
       divisor: as `anchors.inside`.
     """

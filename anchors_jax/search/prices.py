@@ -1,19 +1,18 @@
 """The cost functions that a search can minimise, for a given detector."""
 
+import functools
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from anchors_jax.search import costs, surgery
 from anchors_jax.search.layout import Layout, Removed
 from anchors_jax.search.store import Store
-from anchors_jax.types import Candidates, Detections
+from anchors_jax.types import Candidates, Detections, Parts
 
 REPEATS = 100
 
@@ -23,32 +22,18 @@ def boxes(layout: Layout) -> Callable[[Removed], int]:
     return lambda removed: costs.boxes(layout.cells, layout.counts(removed))
 
 
-def macs(
-    config: ConfigDict, variables: Mapping[str, Any], layout: Layout
-) -> Callable[[Removed], int]:
-    """Multiply-adds of the head, on the canvas of `layout`.
+def macs(parts: Parts, layout: Layout, *, canvas: tuple[int, int]) -> Callable[[Removed], int]:
+    """Multiply-adds of the head for images of `canvas` (height, width), of which `layout` is.
 
     Raises:
-      ValueError: the head is neither RetinaNet's nor SSD's.
+      ValueError: the head does not say what fewer shapes cost (`surgery.prunable_head`).
     """
-    kind, head = surgery.head_of(config), config.detector.model.head
-    params = variables["params"]["head"]
-    if kind == surgery.PER_LEVEL:
-        names = [f"class{level}" for level in range(len(layout.cells))]
-        channels = [params[name]["kernel"].shape[2] if name in params else 0 for name in names]
-        outputs = int(head.num_classes) + 1 + 4
-        return lambda removed: costs.ssd_macs(
-            layout.cells, layout.counts(removed), channels=channels, outputs=outputs
-        )
-    first = params["class_tower"]["conv0"] if head.depth else params["class_output"]
-    return lambda removed: costs.shared_head_macs(
-        layout.cells,
-        layout.counts(removed),
-        outputs=int(head.num_classes) + 4 + (head.get("quality", None) is not None),
-        depth=head.depth,
-        width=head.width,
-        channels=first["kernel"].shape[2],
-    )
+    _, head = surgery.prunable_head(parts)
+    image = jax.ShapeDtypeStruct((1, *canvas, 3), np.float32)
+    trunk = functools.partial(parts.model.init_with_output, method="trunk")
+    pyramid, _ = jax.eval_shape(trunk, jax.random.key(0), image)
+    channels = [level.shape[-1] for level in pyramid]
+    return lambda removed: head.multiply_adds(layout.cells, layout.counts(removed), channels)
 
 
 class Latency:

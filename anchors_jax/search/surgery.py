@@ -6,104 +6,154 @@ go were masked, and every other one is computed as before. Retraining starts fro
 Bonnaerens et al., "Anchor pruning for object detection", CVIU 2022, arXiv:2104.00432.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict, config_dict
 
 from anchors_jax import anchors, spec
-from anchors_jax.models import count, dense_head, fpn, ssd_head, ssd_neck
+from anchors_jax.models import count
+from anchors_jax.models.parts import PrunableHead
 from anchors_jax.search.layout import Kept, Layout
+from anchors_jax.types import Parts
 
 VARIANTS = ("scratch", "finetune")
-SHARED = f"{dense_head.__name__}:DenseHead"
-PER_LEVEL = f"{ssd_head.__name__}:SSDHead"
-PYRAMID, EXTRAS = f"{fpn.__name__}:FPN", f"{ssd_neck.__name__}:SSDNeck"
 
 
-def head_of(config: ConfigDict) -> str:
-    """The head that a config names, if its weights can be sliced.
+def is_prunable(parts: Parts) -> bool:
+    """Whether a detector has anchors of chosen shapes, and one head that can do with fewer."""
+    heads = parts.heads.values()
+    whole = isinstance(parts.anchors, anchors.Grid) and parts.anchors.has_shapes
+    return whole and len(heads) == 1 and all(isinstance(head, PrunableHead) for head in heads)
+
+
+def prunable_head(parts: Parts) -> tuple[str, PrunableHead]:
+    """The head whose weights can be sliced, and its name.
 
     Raises:
-      ValueError: it is another one, or the anchors are not a grid of shapes.
+      ValueError: there is none, or the anchors are not a grid of shapes.
     """
-    head = config.detector.model.head.get("make", "none")
-    if head not in (SHARED, PER_LEVEL):
-        raise ValueError(f"anchors are sliced from {SHARED} and {PER_LEVEL}, not from {head}")
-    grid = config.detector.anchors.get("bind", "none")
-    if grid != f"{anchors.__name__}:grid":
-        raise ValueError(f"anchors are sliced from anchors.grid, not from {grid}")
-    return head
+    if not is_prunable(parts):
+        heads = ", ".join(type(head).__name__ for head in parts.heads.values())
+        chosen = getattr(parts.anchors, "has_shapes", False)
+        raise ValueError(
+            "anchors are sliced from a grid of shapes, and from a head that says what it is with "
+            f"fewer of them, not from {heads} on {'shapes' if chosen else 'bare locations'}"
+        )
+    return next(iter(parts.heads.items()))
 
 
-def sliced_config(
-    config: ConfigDict, layout: Layout, removed: Iterable[int], *, drop_dead: bool = True
-) -> dict[str, Any]:
-    """The config without the prototypes `removed`, as plain data; its shapes are in pixels.
+class Smaller(NamedTuple):
+    """What becomes of a detector's parts without some prototypes; attributes are plain data."""
+
+    kept: Kept  # of each level that is left
+    head: dict[str, Any]
+    neck: dict[str, Any]
+
+
+def smaller(parts: Parts, kept: Kept, *, drop_dead: bool = True) -> Smaller:
+    """The attributes of head and neck that change when the slots `kept` stay on each level.
 
     `drop_dead` leaves out the neck's layers that no anchor needs any more: the coarsest levels, if
     they are empty, and the L2 normalisation of an empty first level of SSD.
+    """
+    _, head = prunable_head(parts)
+    neck: dict[str, Any] = {}
+    shortened = getattr(parts.model.neck, "shortened", None)
+    if drop_dead and shortened is not None:  # other necks make all of their maps, whoever reads
+        neck, live = shortened([bool(slots) for slots in kept])
+        kept = kept[:live]
+    return Smaller(kept=kept, head=head.sliced(kept), neck=neck)
+
+
+def changes(
+    parts: Parts, layout: Layout, removed: Iterable[int], *, drop_dead: bool = True
+) -> dict[str, Any]:
+    """The keys of a config that change without the prototypes `removed`, with their plain values.
+
+    Shapes are in pixels. Arguments and errors as in `sliced_config`.
+    """
+    name, _ = prunable_head(parts)
+    found = smaller(parts, layout.kept(layout.check(removed)), drop_dead=drop_dead)
+    grid = parts.anchors
+    levels = zip(grid.prototypes, found.kept, strict=False)  # coarser ones are dropped
+    sizes = [shapes[list(slots)].tolist() for shapes, slots in levels]
+    changed = {"anchors.shapes": spec.plain(spec.make(anchors.explicit, sizes=sizes))}
+    if len(found.kept) < len(layout.shapes):
+        changed["anchors.strides"] = spec.plain(list(grid.strides[: len(found.kept)]))
+    changed |= {f"model.{name}.{key}": spec.plain(value) for key, value in found.head.items()}
+    changed |= {f"model.neck.{key}": spec.plain(value) for key, value in found.neck.items()}
+    return {f"detector.{key}": value for key, value in changed.items()}
+
+
+def sliced_config(
+    config: ConfigDict,
+    parts: Parts,
+    layout: Layout,
+    removed: Iterable[int],
+    *,
+    drop_dead: bool = True,
+) -> dict[str, Any]:
+    """The config without the prototypes `removed`, as plain data; its shapes are in pixels.
+
+    Args:
+      config: of the detector whose parts are `parts` and whose anchors are laid out as `layout`.
+      removed: ids of prototypes.
+      drop_dead: as `smaller`.
 
     Raises:
-      ValueError: as `head_of`; or a prototype does not exist, or none remains.
+      ValueError: as `prunable_head`; or a prototype does not exist, or none remains.
     """
-    head, kept = head_of(config), layout.kept(layout.check(removed))
     content = spec.plain(config)
-    strides = spec.build(config.detector.anchors.strides)
-    pairs = tuple((s, s) if np.ndim(s) == 0 else tuple(s) for s in strides)
-    shapes = spec.build(config.detector.anchors.shapes)(pairs)
-    sizes = [level[list(slots)].tolist() for level, slots in zip(shapes, kept, strict=True)]
-    content["detector"]["anchors"]["shapes"] = spec.plain(
-        ConfigDict({"shapes": spec.make(anchors.explicit, sizes=sizes)})
-    )["shapes"]
-    record = content["detector"]["model"]["head"]
-    if head == PER_LEVEL:
-        record["shapes_per_cell"] = [len(slots) for slots in kept]
-    else:
-        slots, union = _shared_slots(config, kept)
-        record["shapes_per_cell"] = len(union)
-        record["slots"] = [[union.index(slot) for slot in level] for level in slots]
-    if drop_dead:
-        _drop_dead(content["detector"], kept)
-    if head == SHARED and all(len(s) == record["shapes_per_cell"] for s in record["slots"]):
-        record["slots"] = None  # every level that is left has all of them
+    for key, value in changes(parts, layout, removed, drop_dead=drop_dead).items():
+        *path, last = key.split(".")
+        node = content
+        for part in path:
+            node = node[part]
+        node[last] = value
     content["name"] = f"{content['name']}_pruned"
     return content
 
 
 def sliced_variables(
     variables: Mapping[str, Any],
-    config: ConfigDict,
+    parts: Parts,
     layout: Layout,
     removed: Iterable[int],
     *,
+    canvas: tuple[int, int],
     drop_dead: bool = True,
 ) -> dict[str, Any]:
-    """The variables of the network that `sliced_config` describes; errors as there."""
-    head, kept = head_of(config), layout.kept(layout.check(removed))
-    classes = int(config.detector.model.head.num_classes)
-    flat = traverse_util.flatten_dict(dict(variables["params"]["head"]), sep="/")
-    result = dict(flat)
-    if head == PER_LEVEL:
-        for level, slots in enumerate(kept):
-            for name, size in ((f"class{level}", classes + 1), (f"box{level}", 4)):
-                _slice(result, name, size, slots)
-    else:
-        _, union = _shared_slots(config, kept)
-        for name, size in (("class_output", classes), ("box_output", 4), ("quality_output", 1)):
-            _slice(result, name, size, union)
-    params = {**variables["params"], "head": traverse_util.unflatten_dict(result, sep="/")}
-    whole = {**variables, "params": params}
-    if not drop_dead:
-        return whole
-    after = variant(sliced_config(config, layout, removed))
-    needed = count.shapes(spec.build(after.detector.model), tuple(after.data.canvases[0]))
-    if "level_scale" in params["head"]:
-        live = needed["params"]["head"]["level_scale"].shape[0]
-        params["head"]["level_scale"] = params["head"]["level_scale"][:live]
-    return _present_in(whole, needed)
+    """The variables of the network that `sliced_config` describes; errors as there.
+
+    `canvas`: (height, width) of some images that the network takes.
+    """
+    name, head = prunable_head(parts)
+    found = smaller(parts, layout.kept(layout.check(removed)), drop_dead=drop_dead)
+    params = variables["params"]
+    params = {**params, name: head.sliced_params(params[name], found.kept)}
+    model = parts.model.clone(
+        neck=parts.model.neck.clone(**_hashable(found.neck)),
+        **{name: head.clone(**_hashable(found.head))},
+    )
+    needed = set(_paths(count.shapes(model, canvas)))
+    whole = traverse_util.flatten_dict({**variables, "params": params})
+    # In which collection a value lies is not the model's affair: some may be frozen.
+    left = {path: value for path, value in whole.items() if path[1:] in needed}
+    return traverse_util.unflatten_dict(left)
+
+
+def _paths(variables: Any) -> Iterator[tuple[str, ...]]:
+    """Where the values of a network lie, without the collection."""
+    return (path[1:] for path in traverse_util.flatten_dict(variables))
+
+
+def _hashable(value: Any) -> Any:
+    """Plain data as attributes of a module: tuples instead of lists."""
+    if isinstance(value, Mapping):
+        return {key: _hashable(item) for key, item in value.items()}
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
 
 
 def variant(content: Mapping[str, Any], arg: str = "") -> ConfigDict:
@@ -128,58 +178,6 @@ def variant(content: Mapping[str, Any], arg: str = "") -> ConfigDict:
         config.train.epochs = config.train.epochs / 3
         config.train.steps = config.train.steps // 3
     return config
-
-
-def _drop_dead(detector: dict[str, Any], kept: Kept) -> None:
-    """Shorten a plain detector config to the levels that its anchors need."""
-    neck, head, grid = detector["model"]["neck"], detector["model"]["head"], detector["anchors"]
-    live = max(level for level, slots in enumerate(kept) if slots) + 1
-    if neck["make"] == PYRAMID:
-        neck["levels"] = live
-    elif neck["make"] == EXTRAS:
-        maps = len(kept) - len(neck["extras"])
-        live = max(live, maps)
-        neck["extras"] = neck["extras"][: live - maps]
-        if not kept[0]:
-            neck["l2_scale"] = None
-    else:  # it makes all of its maps, whoever reads them
-        return
-    for record, name in (
-        (grid, "strides"),
-        (grid["shapes"], "sizes"),
-        (head, "shapes_per_cell"),
-        (head, "slots"),
-    ):
-        if isinstance(record.get(name), list | tuple):
-            record[name] = record[name][:live]
-
-
-def _present_in(tree: Any, pattern: Any) -> Any:
-    """The part of a tree of dictionaries whose keys `pattern` has, too."""
-    if not isinstance(tree, Mapping):
-        return tree
-    return {key: _present_in(value, pattern[key]) for key, value in tree.items() if key in pattern}
-
-
-def _shared_slots(config: ConfigDict, kept: Kept) -> tuple[Kept, list[int]]:
-    """Of every level the head's own slots that stay, and all of them together."""
-    before = config.detector.model.head.get("slots", None)
-    if before is not None:
-        kept = tuple(
-            tuple(int(own[slot]) for slot in level) for own, level in zip(before, kept, strict=True)
-        )
-    return kept, sorted({slot for level in kept for slot in level})
-
-
-def _slice(params: dict[str, Any], name: str, size: int, slots: Iterable[int]) -> None:
-    """Keep the channels of `slots`, `size` each, of a convolution; without any, nothing of it."""
-    for leaf in ("kernel", "bias"):
-        value = params.pop(f"{name}/{leaf}", None)
-        chosen = list(slots)
-        if value is not None and chosen:
-            value = np.asarray(value)
-            grouped = value.reshape(*value.shape[:-1], -1, size)
-            params[f"{name}/{leaf}"] = grouped[..., chosen, :].reshape(*value.shape[:-1], -1)
 
 
 def _with_placeholders(node: Any) -> Any:

@@ -15,7 +15,6 @@ from anchors_jax.weights import classes
 from anchors_jax.weights.families import Family, Place
 from anchors_jax.weights.reading import WeightsError
 
-PARTS = ("backbone", "neck", "head")
 SHOWN = 3  # names in a message, of each kind of fault
 _CLASS_OUTPUT = re.compile(r"class(_output|\d+)")
 
@@ -27,7 +26,7 @@ def fit(
     family: Family,
     variables: Any,
     *,
-    parts: tuple[str, ...] = PARTS,
+    parts: tuple[str, ...] | None = None,
 ) -> tuple[Any, tuple[str, ...]]:
     """The variables with every array of `parts` taken from the tensors.
 
@@ -36,7 +35,7 @@ def fit(
       family: what the names mean.
       variables: collections of arrays or of their shapes (jax.ShapeDtypeStruct); what lies outside
         `parts`, and what the family calls optional, stays as it is.
-      parts: top-level modules; a backbone's file has but one.
+      parts: top-level modules; None: all that there are. A backbone's file has but one.
 
     Returns:
       New variables with the same structure, and the names of the file's tensors that were dropped.
@@ -44,10 +43,11 @@ def fit(
     Raises:
       WeightsError: listing what is missing, left over, of another shape, or not finite.
     """
-    parts = ("backbone",) if family.backbone_only else parts
     flat = traverse_util.flatten_dict(variables)
     # A path is unique over collections, and in which of them a value lies is the model's affair.
     places = {path[1:]: path for path in flat}
+    known = {path[0] for path in places}
+    parts = ("backbone",) if family.backbone_only else parts or tuple(known)
     prepared = family.prepare(tensors) if family.prepare else tensors
     found, dropped = _Found({path: flat[place] for path, place in places.items()}), []
     for name in prepared:
@@ -57,7 +57,7 @@ def fit(
         place = family.place(name)
         if place is not None and family.backbone_only:
             place = place._replace(path=("backbone", *place.path))
-        if place is not None and place.path[0] in PARTS and place.path[0] not in parts:
+        if place is not None and place.path[0] in known - set(parts):
             dropped.append(name)
         elif place is None or place.path not in places:
             found.left_over.append(name)

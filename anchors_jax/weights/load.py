@@ -9,8 +9,6 @@ import jax
 from anchors_jax.weights import families, fitting, reading
 from anchors_jax.weights.reading import WeightsError
 
-PARTS = fitting.PARTS
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loaded:
@@ -34,17 +32,17 @@ def load(
     path: str | pathlib.Path,
     variables: Any,
     *,
+    parts: tuple[str, ...],
     family: str | None = None,
-    parts: tuple[str, ...] = PARTS,
 ) -> Loaded:
     """Read a file into a network's variables.
 
     Args:
       path: see `reading.opened`.
       variables: of `Detector.init`, or their shapes where the file is to give all of them.
+      parts: of the network that are wanted of a whole detector's file, by name: all, or of a file
+        for other classes ("backbone", "neck").
       family: one of `families.FAMILIES` by name; None: recognised by its tensors.
-      parts: of the network that are wanted of a whole detector's file: a file for other classes
-        gives ("backbone", "neck").
 
     Raises:
       WeightsError: naming the file; it cannot be read, is of no known family, lacks parts that

@@ -6,24 +6,26 @@ from anchors_jax.weights import load
 from anchors_jax.weights.reading import WeightsError
 
 RANDOM = "random"
-KEYS = ("init_from", "init_from_family", "init_from_parts")
 
 
 def begin(
     variables: Any,
     *,
+    network: tuple[str, ...],
     init_from: str | None,
     init_from_family: str | None = None,
-    init_from_parts: str = ",".join(load.PARTS),
+    init_from_parts: str | None = None,
     published: bool = False,
 ) -> tuple[Any, str]:
     """The variables to train, and a line that says where they come from.
 
     Args:
       variables: freshly initialised.
+      network: the names of its parts, under which its parameters lie.
       init_from: a file of weights (a backbone's or a whole detector's), "random", or None.
       init_from_family: how to read it; None: recognised.
-      init_from_parts: of a whole detector's file: "backbone,neck" where the classes differ.
+      init_from_parts: of a whole detector's file: "backbone,neck" where the classes differ; None:
+        all.
       published: the config claims a published result, and those start from ImageNet weights.
 
     Raises:
@@ -43,9 +45,9 @@ def begin(
                 f"numbers all the same with --config.init_from={RANDOM}"
             )
         return variables, "random start"
-    parts = tuple(init_from_parts.split(","))
-    if unknown := sorted(set(parts) - set(load.PARTS)):
-        known = ",".join(load.PARTS)
+    parts = network if init_from_parts is None else tuple(init_from_parts.split(","))
+    if unknown := sorted(set(parts) - set(network)):
+        known = ",".join(network)
         raise WeightsError(f"init_from_parts={init_from_parts}: {unknown[0]} is none of {known}")
     found = load.load(init_from, variables, family=init_from_family, parts=parts)
     return found.variables, f"start: {found}"

@@ -10,10 +10,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from anchors_jax import anchors, spec
+from anchors_jax import anchors, experiment
 from anchors_jax.search import surgery
 from anchors_jax.search.layout import Layout
 from anchors_jax.spec import make
+from anchors_jax.types import Parts
 from configs import retinanet, ssd
 from experiments import protocol
 from experiments.rows import Published, Row, Table, only
@@ -38,8 +39,7 @@ ORDER = {4: (0, 3, 2, 1), 6: (0, 3, 5, 2, 4, 1)}
 
 def ssd300_shapes() -> list[list[tuple[float, float]]]:
     """(width, height) of SSD300's default boxes in the order of the published ids."""
-    grid = ssd.get_config("paper").detector.anchors
-    levels = spec.build(grid.shapes)(tuple((stride, stride) for stride in grid.strides))
+    levels = experiment.load(ssd.get_config("paper")).detector.parts.anchors.prototypes
     return [[tuple(level[place].tolist()) for place in ORDER[len(level)]] for level in levels]
 
 
@@ -81,14 +81,13 @@ def _searched(label: str, reuse: str, kept_ids: Set[int], **row: Any) -> tuple[R
       row: `config` and `words` of that row.
     """
     before = _config(row, "bench")
-    removed = tuple(n for n in range(sum(_counts(before))) if n not in kept_ids)
-    hiding = ConfigDict(before.detector.anchors)
-    hiding.hidden = removed
+    parts = experiment.load(before).detector.parts
+    removed = tuple(n for n in range(_layout(parts).size) if n not in kept_ids)
     return (
         Row(
             key=f"{reuse}_pruned",
             label=f"{label}, not retrained",
-            overrides={"detector.anchors": hiding},
+            overrides={"detector.anchors.hidden": removed},
             reuse=reuse,
             **row,
         ),
@@ -103,21 +102,14 @@ def _searched(label: str, reuse: str, kept_ids: Set[int], **row: Any) -> tuple[R
 
 def _sliced(config: ConfigDict, removed: Iterable[int]) -> dict[str, Any]:
     """The overrides that make a config's network the one without some shapes."""
-    counts = _counts(config)
-    # How many cells a level has makes no difference to what a network is.
-    content = surgery.sliced_config(config, Layout((1,) * len(counts), counts), removed)
-    after = surgery.variant(content).detector
-    return {
-        "detector.anchors": after.anchors,
-        "detector.model.neck": after.model.neck,
-        "detector.model.head": after.model.head,
-    }
+    parts = experiment.load(config).detector.parts
+    return surgery.changes(parts, _layout(parts), removed)
 
 
-def _counts(config: ConfigDict) -> tuple[int, ...]:
-    """The number of shapes on each level."""
-    strides = tuple((stride, stride) for stride in config.detector.anchors.strides)
-    return tuple(map(len, spec.build(config.detector.anchors.shapes)(strides)))
+def _layout(parts: Parts) -> Layout:
+    """The shapes of each level; how many cells it has makes no difference to what a network is."""
+    counts = tuple(map(len, parts.anchors.prototypes))
+    return Layout((1,) * len(counts), counts)
 
 
 def _config(row: Mapping[str, Any], scale: str) -> ConfigDict:

@@ -128,8 +128,7 @@ def data_name(result: dict[str, Any]) -> str:
     data = result["data"].get("eval")
     if not isinstance(data, dict) or "make" not in data:
         raise ValueError("the result names no evaluation data (data.eval.make)")
-    reader = data["make"].partition(":")[2]
     where = data.get("root") or data.get("annotations") or data.get("directory")
-    if reader == "shapes":
+    if "image_size" in data:  # drawn, not read
         where = f"{data['image_size']} px"
-    return f"{reader} {where}, {data.get('split') or 'all'}"
+    return f"{data['make'].partition(':')[2]} {where}, {data.get('split') or 'all'}"

@@ -2,20 +2,17 @@
 
 import dataclasses
 import json
-import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from anchors_jax import commands, results, spec
+from anchors_jax import commands, experiment, results, spec
+from anchors_jax.data import records
 from anchors_jax.logs import read_metrics
 from experiments import rows
 from experiments.runner import resolve
-
-# COCO's training set is too large to be read for its length: all images, those with objects.
-COCO_TRAIN, COCO_TRAIN_USED = 118_287, 117_266
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,41 +128,29 @@ def state(cell: Cell) -> str:
 
 
 def conflicts(kept: Any, now: Any) -> list[str]:
-    """Keys to which two configs give different values.
-
-    A key that one of them lacks is no conflict: code grows keywords whose default is what was done
-    before.
-    """
+    """Keys at which two configs differ, but for those that do not touch what is learned."""
     free = {*commands.FREE_KEYS, *resolve.NAMES}
-    return [
-        key
-        for key, values in resolve.changes(kept, now).items()
-        if resolve.MISSING not in values and key.split(".")[-1] not in free
-    ]
+    return [key for key in resolve.changes(kept, now) if key.split(".")[-1] not in free]
 
 
-def images(config: ConfigDict) -> int | None:
+def images(run: experiment.Experiment) -> int | None:
     """Training images, if that can be known without preparing data."""
-    data = config.data.train
-    reader = data.make.partition(":")[2]
-    if reader == "shapes":
-        return data.num_train
-    if reader == "coco" and data.limit is None and "train2017" in data.annotations:
-        return COCO_TRAIN if config.data.keep_empty else COCO_TRAIN_USED
+    known = records.foreseen(run.readers["train"])
+    if known is not None:
+        every = run.config.data.keep_empty or known.with_objects is None
+        return known.images if every else known.with_objects
     try:
-        return len(spec.build(data))
+        return len(run.data("train"))
     except (OSError, ValueError):
         return None
 
 
-def steps(config: ConfigDict) -> int | None:
+def steps(run: experiment.Experiment) -> int | None:
     """Training steps, if they can be known without preparing data."""
-    if config.train.steps:
-        return config.train.steps
-    count = images(config)
-    return (
-        None if count is None else math.ceil(config.train.epochs * count / config.data.batch_size)
-    )
+    if run.config.train.steps:
+        return run.config.train.steps
+    count = images(run)
+    return None if count is None else run.plan(count).total_steps
 
 
 def step_reached(workdir: pathlib.Path) -> int:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 
+from anchors_jax import experiment
 from experiments.runner import plan
 
 
@@ -10,7 +11,9 @@ class Eta:
     """How long the rest takes, from the share of all runs that this process has done."""
 
     def __init__(self, runs: Sequence[plan.Run]) -> None:
-        self._total = {f"{run.workdir}": plan.steps(run.owner.config()) for run in runs}
+        self._total = {
+            f"{run.workdir}": plan.steps(experiment.load(run.owner.config())) for run in runs
+        }
         self._begin = time.monotonic()
         self._shares = {f"{run.workdir}": self._read(run) for run in runs}
         self._already = sum(self._shares.values())

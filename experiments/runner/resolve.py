@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,19 +16,8 @@ from experiments import rows
 
 # What a run is called and which draw it is says nothing about what is trained.
 NAMES = ("name", "seed")
-# Keywords of inference alone: a row that reuses a checkpoint may differ in these from its owner.
-INFERENCE = (
-    "detector.detect",
-    "detector.anchors.hidden",
-    "detector.objective.top_k",
-    "detector.objective.min_anchor_score",
-    "detector.objective.key",
-    "detector.objective.gate",
-    "detector.objective.box_quality",
-    "data.eval",
-    "data.eval_transforms",
-    "evaluation",
-)
+# Keys of evaluation alone, beside those of `inference_keys`.
+EVALUATION = ("data.eval", "data.eval_transforms", "evaluation")
 
 
 def config_of(table: rows.Table, row: rows.Row, scale: str) -> ConfigDict:
@@ -101,6 +91,20 @@ def owner_of(table: rows.Table, row: rows.Row, scale: str) -> tuple[str, str, st
     """(paper, table, row) whose training a row reports or evaluates."""
     source = row if row.reuse is None else table.row(row.reuse)
     return owners(scale)[fingerprint(config_of(table, source, scale))]
+
+
+def inference_keys(config: ConfigDict) -> tuple[str, ...]:
+    """Dotted keys that training does not read: a row that reuses a checkpoint may change these.
+
+    Modules name such keywords of their functions in `INFERENCE`.
+    """
+    found = [
+        f"{where}.{name}"
+        for where, function, keywords in spec.records(config)
+        for name in getattr(sys.modules[function.__module__], "INFERENCE", ())
+        if name in keywords
+    ]
+    return (*EVALUATION, *found)
 
 
 MISSING = "(none)"

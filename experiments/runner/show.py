@@ -1,14 +1,16 @@
 """What a plan would do, row by row: --dry-run of `experiments.run`."""
 
-import functools
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from anchors_jax import results, spec
+from anchors_jax import experiment, results, spec
+from anchors_jax.data import records
 from anchors_jax.models import count
 from experiments import rows
 from experiments.runner import launch, plan, resolve
@@ -52,8 +54,9 @@ def row_lines(
         key, _, value = word.removeprefix("--config.").partition("=")
         with config.ignore_type():  # weights are None where none are named
             config.update_from_flattened_dict({key: value})
-    yield f"    data     {data_line(config)}"
-    yield f"    cost     {cost_line(row, config)}"
+    loaded = experiment.load(config)
+    yield f"    data     {data_line(loaded)}"
+    yield f"    cost     {cost_line(row, loaded)}"
     yield f"    exists   {', '.join(_state(*pair) for pair in cells)}"
     if row.reuse is None and run.name != cell.name:
         yield f"    shared   with {run.name}, which has the same config"
@@ -104,38 +107,40 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def data_line(config: ConfigDict) -> str:
+def data_line(run: experiment.Experiment) -> str:
     """What a row is trained on, and whether it is there."""
-    data = config.data.train
-    reader = data.make.partition(":")[2]
-    if reader == "shapes":
-        return (
-            f"shapes, {data.num_train} + {data.num_validation} drawings of {data.image_size} px, "
-            "drawn on first use"
-        )
-    paths = [str(data[key]) for key in results.PATHS if data.get(key)]
+    reader = run.readers["train"]
+    name, known = reader.func.__name__, records.foreseen(reader)
+    if known is not None and known.origin:
+        return f"{name}, {known.origin}"
+    paths = [str(reader.keywords[key]) for key in results.PATHS if reader.keywords.get(key)]
     there = "there" if all(os.path.exists(path) for path in paths) else "missing"
-    return f"{reader} {', '.join(paths)} ({there})"
+    return f"{name} {', '.join(paths)} ({there})"
 
 
-def cost_line(row: rows.Row, config: ConfigDict) -> str:
+def cost_line(row: rows.Row, run: experiment.Experiment) -> str:
     """Steps and floating-point operations; a backward pass counts as two forward ones."""
-    canvas = tuple(spec.build(config.data.canvases)[0])
-    forward = forward_flops(json.dumps(spec.plain(config.detector.model)), canvas)
+    canvas = run.canvases[0]
+    forward = forward_flops(run.detector.parts.model, canvas)
     one = f"{forward / 1e9:.1f} GFLOPs per image of {canvas[0]}x{canvas[1]}"
     if row.reuse is not None:
         return f"evaluation only, {one}"
-    steps, batch = plan.steps(config), config.data.batch_size
+    steps, batch = plan.steps(run), run.config.data.batch_size
     if steps is None:
         return f"{one}; the steps depend on data that is not there"
     total = 3 * forward * steps * batch
     return f"{steps} steps of {batch}, {one}, about {total / 1e15:.3g} PFLOPs in all"
 
 
-@functools.cache
-def forward_flops(model: str, canvas: tuple[int, int]) -> float:
-    """Operations of one forward pass of a network, recorded as JSON, on one image."""
-    return count.report(spec.build(json.loads(model)), canvas).flops
+_COUNTED: dict[tuple[str, tuple[int, int]], float] = {}
+
+
+def forward_flops(model: Any, canvas: tuple[int, int]) -> float:
+    """Operations of one forward pass on one image; of networks that read alike counted once."""
+    key = re.sub(r" at 0x[0-9a-f]+", "", repr(model)), canvas
+    if key not in _COUNTED:
+        _COUNTED[key] = count.report(model, canvas).flops
+    return _COUNTED[key]
 
 
 def _state(run: plan.Run, cell: plan.Cell) -> str:

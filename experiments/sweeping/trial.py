@@ -17,7 +17,7 @@ import jax
 
 from anchors_jax import checkpoints, commands, experiment, inference, options, parallel, results
 from anchors_jax.models import count
-from anchors_jax.spec import build, nearest
+from anchors_jax.spec import nearest
 from anchors_jax.train import NonFiniteLossError
 from experiments.sweeping import space, worker
 
@@ -112,7 +112,7 @@ def milliseconds(run: experiment.Experiment, where: pathlib.Path, *, repeats: in
 
 def macs(run: experiment.Experiment, where: pathlib.Path | None = None) -> float:
     """Multiply-adds of the head alone on one image: what anchors cost, whatever the backbone."""
-    return float(count.head_multiply_adds(build(run.config.detector["model"]), run.canvases[0]))
+    return float(count.head_multiply_adds(run.detector.parts.model, run.canvases[0]))
 
 
 @contextlib.contextmanager

@@ -80,7 +80,8 @@ def test_agrees_with_the_reference_on_a_pyramid(case):
     anchors, targets = guided.anchors_of(case), heads.targets_of(case)
 
     def one(valid, targets):
-        return guided.shape_assigner(case.params)(anchors.replace(valid=valid), targets)
+        image = anchors.replace(valid=valid)
+        return frame.assigned(guided.shape_assigner(case.params), image, targets)
 
     found = jax.jit(jax.vmap(one))(anchors.valid, targets)
     want = case.arrays["shape_assigned_gt"]

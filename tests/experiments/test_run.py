@@ -108,7 +108,7 @@ def test_a_result_of_another_config_is_stale_and_made_again(fake, tmp_path):
     result["full_config"]["train"]["log_every"] = 77  # of no consequence
     del result["full_config"]["detector"]["objective"]["top_k"]  # before it was a keyword
     cell.file.write_text(json.dumps(result))
-    assert plan.state(cell) == "stale: detector.objective.sigma"
+    assert plan.state(cell) == "stale: detector.objective.sigma, detector.objective.top_k"
     work(runs)
     assert plan.state(cell) == "done"
     cell.file.write_text("{")

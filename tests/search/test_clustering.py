@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from anchors_jax import anchors
 from anchors_jax.search import clustering, clustering_centres, clustering_levels, clustering_seeds
 
 METHODS = ("kmeans", "kmedians", "kmedoids")
@@ -257,7 +258,8 @@ def test_folding_is_undone_by_unfolding():
 def test_sides_of_levels():
     present = [np.array([[8.0, 2.0], [4.0, 4.0]]), np.array([[16.0, 16.0]])]
     np.testing.assert_allclose(clustering_levels.sides_of(present), [4, 16])
-    ladder = clustering_levels.ssd_sides((30.0, 60.0), (60.0, 111.0))
+    ratios = ((2.0,), (2.0, 3.0))
+    ladder = anchors.ssd(min_sizes=(30.0, 60.0), max_sizes=(60.0, 111.0), ratios=ratios).sides
     np.testing.assert_allclose(ladder, [42.43, 81.6], 1e-3)
     with pytest.raises(ValueError, match="level 1 has no shape"):
         clustering_levels.sides_of([present[0], np.zeros((0, 2))])

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from anchors_jax import anchors
+from anchors_jax.models.dense_head import DenseHead
+from anchors_jax.models.ssd_head import SSDHead
 from anchors_jax.search import costs
 from anchors_jax.search.layout import Layout
 
@@ -11,7 +13,7 @@ from anchors_jax.search.layout import Layout
 CELLS = (38 * 38, 19 * 19, 10 * 10, 5 * 5, 3 * 3, 1)
 CHANNELS = (512, 1024, 512, 256, 256, 256)
 SSD300 = Layout(CELLS, (4, 6, 6, 6, 4, 4))
-OUTPUTS = 81 + 4
+HEAD = SSDHead(num_classes=80)
 FREE = {5, 7, 13, 16, 17, 19, 22, 25, 26, 27, 28}  # removed at no loss
 CONFIGURATIONS = {  # removed, multiply-adds, boxes
     "base": (set(), 4_231_319_040, 8732),
@@ -48,7 +50,7 @@ FRONT = [  # (mAP in thousandths, what is removed beside FREE), best first
 
 
 def macs(removed):
-    return costs.ssd_macs(CELLS, SSD300.counts(removed), channels=CHANNELS, outputs=OUTPUTS)
+    return HEAD.multiply_adds(CELLS, SSD300.counts(removed), CHANNELS)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -101,11 +103,12 @@ def test_costs_of_the_front_from_the_price_list(more, expected):
 
 def test_the_heads_of_ssd_at_other_sizes():
     whole = SSD300.counts(())
-    assert costs.ssd_macs(CELLS, whole, channels=CHANNELS, outputs=21 + 4) == 1_244_505_600
+    voc = SSDHead(num_classes=20)
+    assert voc.multiply_adds(CELLS, whole, CHANNELS) == 1_244_505_600
     cells, kept = tuple(n * n for n in (64, 32, 16, 8, 4, 2, 1)), (4, 6, 6, 6, 6, 4, 4)
     channels = (512, 1024, 512, 256, 256, 256, 256)
-    assert costs.ssd_macs(cells, kept, channels=channels, outputs=85) == 11_929_789_440
-    assert costs.ssd_macs(cells, kept, channels=channels, outputs=25) == 3_508_761_600
+    assert HEAD.multiply_adds(cells, kept, channels) == 11_929_789_440
+    assert voc.multiply_adds(cells, kept, channels) == 3_508_761_600
 
 
 def test_ssdlite_head():
@@ -119,29 +122,32 @@ def test_ssdlite_head():
 RETINA = tuple(h * w for h, w in ((100, 150), (50, 75), (25, 38), (13, 19), (7, 10)))
 
 
+def shared(kept):
+    return DenseHead(num_classes=80).multiply_adds(RETINA, kept, (256,) * 5)
+
+
 def test_retinanet_head_as_published():
-    full = costs.shared_head_macs(RETINA, (9,) * 5, outputs=84)
-    pruned = costs.shared_head_macs(RETINA, (0, 8, 8, 8, 8), outputs=84)
+    full, pruned = shared((9,) * 5), shared((0, 8, 8, 8, 8))
     assert round(full / 1e9) == 129
     assert round(pruned / 1e9) == 31
     assert pruned / full == pytest.approx(1 - 0.76, abs=0.005)
 
 
 def test_a_shared_head_saves_nothing_by_one_slot_of_one_level():
-    full = costs.shared_head_macs(RETINA, (9,) * 5, outputs=84)
-    assert costs.shared_head_macs(RETINA, (9, 8, 9, 9, 9), outputs=84) == full
-    assert costs.shared_head_macs(RETINA, (8,) * 5, outputs=84) < full
-    assert costs.shared_head_macs(RETINA, (9, 9, 9, 9, 0), outputs=84) < full
-    assert costs.shared_head_macs(RETINA, (0,) * 5, outputs=84) == 0
+    full = shared((9,) * 5)
+    assert shared((9, 8, 9, 9, 9)) == full
+    assert shared((8,) * 5) < full
+    assert shared((9, 9, 9, 9, 0)) < full
+    assert shared((0,) * 5) == 0
 
 
 def test_a_head_between_other_widths():
-    args = {"outputs": 9, "depth": 2, "width": 64, "channels": 32}
-    assert costs.shared_head_macs((10,), (3,), **args) == 10 * (
+    head = DenseHead(num_classes=5, depth=2, width=64)
+    assert head.multiply_adds((10,), (3,), (32,)) == 10 * (
         2 * 9 * (32 * 64 + 64 * 64) + 9 * 64 * 3 * 9
     )
-    args = {"outputs": 9, "depth": 0, "width": 64, "channels": 32}
-    assert costs.shared_head_macs((10,), (3,), **args) == 10 * 9 * 32 * 3 * 9
+    head = DenseHead(num_classes=5, depth=0, width=64)
+    assert head.multiply_adds((10,), (3,), (32,)) == 10 * 9 * 32 * 3 * 9
 
 
 def test_which_prototype_every_prior_of_ssd300_is():

@@ -1,11 +1,13 @@
 """Boxes in network pixels without images: they are those that the loader gives."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from coverage_cases import covered, grid, source
 
-from anchors_jax.assign import atss, fcos, max_iou
+from anchors_jax.assign import atss, fcos, frame, max_iou
 from anchors_jax.data import coco, loader, transforms
 from anchors_jax.search import coverage_boxes, coverage_positives
 from anchors_jax.types import Targets
@@ -18,6 +20,9 @@ RESIZES = {
     "dropping small ones": (transforms.fit(), transforms.drop_small(min_size=12.0)),
     "nothing": (),
 }
+
+
+by_max_iou = functools.partial(frame.assigned, max_iou.assign)
 
 
 @pytest.fixture
@@ -78,14 +83,17 @@ def test_data_without_objects():
     data = coco.from_dict(content, lambda i: b"", where="empty")
     boxes = coverage_boxes.network_boxes(data, canvases=CANVASES, transforms=())
     assert boxes.boxes.shape == (0, 4)
-    given = coverage_positives.positives(boxes, {"a": (max_iou.assign, lambda canvas: grid())})
+    given = coverage_positives.positives(boxes, {"a": (by_max_iou, lambda canvas: grid())})
     assert coverage_positives.summary(given.counts["a"])["share_without"] == 0
 
 
 def test_positives_are_those_of_the_assigner():
     drawn = source()
     boxes = coverage_boxes.network_boxes(drawn, canvases=((104, 152),), transforms=())
-    assigners = {m.__name__: (m.assign, lambda canvas: grid()) for m in (max_iou, atss, fcos)}
+    assigners = {
+        module.__name__: (functools.partial(frame.assigned, module.assign), lambda canvas: grid())
+        for module in (max_iou, atss, fcos)
+    }
     given = coverage_positives.positives(boxes, assigners, images=3, divisor=None)
     assert given.images.tolist() == [0, 2, 5]  # an even spread, both ends included
     assert len(given.rows) == (np.isin(boxes.image, given.images) & ~boxes.crowd).sum()
@@ -99,7 +107,7 @@ def test_positives_are_those_of_the_assigner():
             valid=jnp.ones(len(mine.row), bool),
             crowd=jnp.asarray(mine.crowd),
         )
-        assignment = max_iou.assign(anchors, targets)
+        assignment = by_max_iou(anchors, targets)
         owners = np.asarray(assignment.gt)[np.asarray(assignment.positive)]
         expected = np.bincount(owners, minlength=len(mine.row))[~mine.crowd]
         chosen = np.isin(given.rows, mine.row)

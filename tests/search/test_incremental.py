@@ -7,13 +7,13 @@ import pytest
 from candidate_sets import CATEGORY_IDS, LAYOUT, greedy_nms, random_set, random_truth
 
 from anchors_jax.evaluation import coco_metrics
+from anchors_jax.nms import Rule
 from anchors_jax.search.accumulation import METRICS
-from anchors_jax.search.candidates import DetectRule
 from anchors_jax.search.incremental import Evaluator
 from anchors_jax.search.suppression import _suppress
 
 SUBSETS = [(), (0,), (1, 3), (0, 1, 2), (0, 2, 3, 4), (0, 1, 2, 3, 4)]
-TIGHT = DetectRule(top_k=9, max_detections=12, iou_threshold=0.4)
+TIGHT = Rule(top_k=9, max_detections=12, iou_threshold=0.4)
 
 
 def positions(evaluate, removed, image):
@@ -112,7 +112,7 @@ def test_metrics_are_those_of_the_evaluation_package(removed):
 
 
 def test_cocos_limit_per_class_holds_where_more_are_detected():
-    rule = DetectRule(top_k=1000, max_detections=150, iou_threshold=0.99)
+    rule = Rule(top_k=1000, max_detections=150, iou_threshold=0.99)
     candidates = random_set(6, images=4, slots=300, classes=1, rule=rule)
     truth = random_truth(candidates, 6, classes=1)
     evaluate = Evaluator(candidates, truth, category_ids=(5,))

@@ -10,7 +10,6 @@ import pytest
 from anchors_jax import experiment, inference, nms, spec
 from anchors_jax.detectors.one_stage import detector
 from anchors_jax.search import candidates, incremental, prices, surgery
-from anchors_jax.search.candidates import DetectRule
 from anchors_jax.search.store import Store
 from configs import atss, retinanet, semi_anchored, ssd
 from configs.overanchorized import overanchorize
@@ -24,6 +23,10 @@ class Case(NamedTuple):
     variables: Any
     batch: Any
     found: Any
+
+    @property
+    def parts(self):
+        return self.run.detector.parts
 
     @property
     def layout(self):
@@ -92,16 +95,17 @@ def compare(one, other):
 def test_masked_is_sliced_is_deleted(case):
     layout = case.layout
     removed = subset(layout)
-    detect = jax.jit(jax.vmap(spec.build(case.config.detector.detect)))
+    detect = jax.jit(jax.vmap(case.parts.detect))
     hidden = case.masked(removed)
     expected = detect(hidden)
     compare(expected, detect(deleted(hidden, layout, removed)))
     config = case.config.copy_and_resolve_references()
     config.detector.anchors.hidden = tuple(sorted(removed))
     compare(expected, jax.jit(experiment.load(config).detector.predict)(case.variables, case.batch))
-    content = surgery.sliced_config(case.config, layout, removed)
+    content = surgery.sliced_config(case.config, case.parts, layout, removed)
     smaller = experiment.load(surgery.variant(content))
-    weights = surgery.sliced_variables(case.variables, case.config, layout, removed)
+    canvas = case.run.canvases[0]
+    weights = surgery.sliced_variables(case.variables, case.parts, layout, removed, canvas=canvas)
     assert jax.tree.map(np.shape, weights) == jax.tree.map(np.shape, smaller.variable_shapes())
     compare(expected, jax.jit(smaller.detector.predict)(weights, case.batch))
 
@@ -119,11 +123,11 @@ def test_layers_that_no_anchor_needs_can_go(module):
     removed = frozenset(np.flatnonzero(np.isin(layout.level, empty)).tolist())
     necks, detected = {}, {}
     for drop in (False, True):
-        content = surgery.sliced_config(case.config, layout, removed, drop_dead=drop)
+        how = {"drop_dead": drop}
+        content = surgery.sliced_config(case.config, case.parts, layout, removed, **how)
         smaller = experiment.load(surgery.variant(content))
-        weights = surgery.sliced_variables(
-            case.variables, case.config, layout, removed, drop_dead=drop
-        )
+        how["canvas"] = case.run.canvases[0]
+        weights = surgery.sliced_variables(case.variables, case.parts, layout, removed, **how)
         detected[drop] = jax.jit(smaller.detector.predict)(weights, case.batch)
         necks[drop] = {name.removesuffix("_norm") for name in weights["params"]["neck"]}
     compare(detected[False], detected[True])
@@ -132,8 +136,8 @@ def test_layers_that_no_anchor_needs_can_go(module):
 
 
 def test_the_evaluator_detects_what_the_masked_network_does(case):
-    config, run, variables, batch, _ = case
-    rule = DetectRule.of(spec.build(config.detector.detect))
+    _, run, variables, batch, _ = case
+    rule = candidates.followed(case.parts.detect)
     arrays = {
         "image": batch.image, "image_size": batch.image_size, "image_id": batch.image_id,
         "scale": batch.scale, "boxes": batch.targets.boxes, "labels": batch.targets.labels,
@@ -147,7 +151,7 @@ def test_the_evaluator_detects_what_the_masked_network_does(case):
     truth["images"] = [image for image in truth["images"] if image["id"] in ids]
     truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in ids]
     evaluate = incremental.Evaluator(found, truth, category_ids=tuple(source.category_ids))
-    detect = jax.jit(jax.vmap(spec.build(config.detector.detect)))
+    detect = jax.jit(jax.vmap(case.parts.detect))
     for removed in (frozenset(), subset(found.layout), frozenset({1})):
         expected = detect(case.masked(removed))
         table = evaluate.table(removed)
@@ -168,23 +172,24 @@ def test_the_evaluator_detects_what_the_masked_network_does(case):
 def test_sliced_configs_survive_the_round_trip_and_can_be_sliced_again():
     case = subject(retinanet)
     config, run, variables, batch, _ = case
-    layout = case.layout
+    layout, canvas = case.layout, run.canvases[0]
     first = frozenset(np.flatnonzero((layout.slot == 4) | (layout.level == 1)).tolist())
-    content = surgery.sliced_config(config, layout, first)
+    content = surgery.sliced_config(config, case.parts, layout, first)
     once = surgery.variant(content)
     assert spec.plain(once) == content
     assert once.detector.model.head.shapes_per_cell == 8
-    weights = surgery.sliced_variables(variables, config, layout, first)
+    weights = surgery.sliced_variables(variables, case.parts, layout, first, canvas=canvas)
     run = experiment.load(once)
+    parts = run.detector.parts
     smaller = candidates.layout_of(run.detector, weights, batch)
     assert smaller.shapes == (8, 0, 8, 8, 8)
     second = frozenset(np.flatnonzero(smaller.slot == 0).tolist())
-    twice = surgery.variant(surgery.sliced_config(once, smaller, second))
-    weights = surgery.sliced_variables(weights, once, smaller, second)
+    twice = surgery.variant(surgery.sliced_config(once, parts, smaller, second))
+    weights = surgery.sliced_variables(weights, parts, smaller, second, canvas=canvas)
     final = experiment.load(twice)
     assert candidates.layout_of(final.detector, weights, batch).shapes == (7, 0, 7, 7, 7)
     both = first | frozenset(np.flatnonzero(layout.slot == 0).tolist())
-    detect = jax.jit(jax.vmap(spec.build(config.detector.detect)))
+    detect = jax.jit(jax.vmap(case.parts.detect))
     compare(detect(case.masked(both)), jax.jit(final.detector.predict)(weights, batch))
 
 
@@ -197,11 +202,11 @@ def test_fine_tuning_is_shorter_and_slower_and_mistakes_are_named():
     with pytest.raises(ValueError, match="no variant 'finetun'; did you mean 'finetune'"):
         surgery.variant(content, "finetun")
     with pytest.raises(ValueError, match="anchors are sliced from"):
-        surgery.head_of(semi_anchored.get_config("smoke"))
+        surgery.prunable_head(experiment.load(semi_anchored.get_config("smoke")).detector.parts)
 
 
 def test_latency_is_of_what_the_smaller_network_hands_out(case, tmp_path):
-    layout, rule = case.layout, spec.build(case.config.detector.detect)
+    layout, rule = case.layout, case.parts.detect
     removed = subset(layout)
     first = jax.tree.map(lambda leaf: leaf[0], case.found)
     calls = []
@@ -237,7 +242,7 @@ def test_multiply_adds_of_both_heads_follow_the_kernels(module):
     batch = inference.as_batch({name: value[:2] for name, value in arrays.items()})
     variables = run.variable_shapes()
     layout = candidates.layout_of(run.detector, variables, batch)
-    cost = prices.macs(config, variables, layout)
+    cost = prices.macs(run.detector.parts, layout, canvas=run.canvases[0])
     assert 0 < cost(frozenset(range(layout.shapes[0]))) < cost(frozenset())
     leaves = jax.tree_util.tree_flatten_with_path(variables["params"]["head"])[0]
     sizes = {"/".join(part.key for part in path): leaf.size for path, leaf in leaves}
@@ -254,22 +259,21 @@ def test_multiply_adds_of_both_heads_follow_the_kernels(module):
 
 def test_rules_that_cannot_be_followed_are_named():
     with pytest.raises(ValueError, match=r"cannot follow detector.detect.voting"):
-        DetectRule.of(nms.Rule(voting=nms.score_voting))
-    with pytest.raises(ValueError, match=r"pruning follows nms.detect"):
-        DetectRule.of(detector)
-    assert DetectRule.of(nms.detect) == DetectRule()
-    assert DetectRule.of(nms.Rule(top_k=7, voting=None)).top_k == 7
+        candidates.followed(nms.Rule(voting=nms.score_voting))
+    with pytest.raises(ValueError, match=r"pruning follows nms.Rule"):
+        candidates.followed(detector)
+    assert candidates.followed(nms.Rule()) == nms.Rule()
+    assert candidates.followed(nms.Rule(top_k=7, voting=None)).top_k == 7
 
 
 def test_overanchorized_heads_have_the_menu_on_every_level():
     for module, levels in ((retinanet, 5), (ssd, 5)):
         config = overanchorize(module.get_config("smoke"))
-        record = config.detector.anchors
-        shapes = spec.build(record.shapes)(tuple((s, s) for s in record.strides))
+        shapes = experiment.load(config).detector.parts.anchors.prototypes
         assert [len(level) for level in shapes] == [15] * levels
     low, high = ssd.get_config("paper").detector.anchors.shapes.min_sizes[:2]
     config = overanchorize(ssd.get_config("paper"))
-    shapes = spec.build(config.detector.anchors.shapes)(((8, 8),) * 6)
+    shapes = experiment.load(config).detector.parts.anchors.prototypes
     sides = np.sqrt(shapes[0].prod(axis=1))
     np.testing.assert_allclose(
         np.unique(sides.round(4)), low * (high / low) ** (np.arange(3) / 3), rtol=1e-4

@@ -1,5 +1,6 @@
 """Training from a file of weights: refused without one where they are needed, frozen, resumed."""
 
+import functools
 import json
 import pathlib
 
@@ -89,14 +90,15 @@ def test_without_weights_it_is_refused_with_the_remedy(tmp_path, capsys):
 def test_what_may_begin_with_random_numbers():
     free = {"params": {"backbone": {}}}
     bound = {**free, "constants": {"backbone": {"norm1": {"mean": np.zeros(2)}}}}
-    assert start.begin(free, init_from=None) == (free, "random start")
-    assert start.begin(bound, init_from="random") == (bound, "random start")
+    begin = functools.partial(start.begin, network=("backbone", "neck", "head"))
+    assert begin(free, init_from=None) == (free, "random start")
+    assert begin(bound, init_from="random") == (bound, "random start")
     with pytest.raises(reading.WeightsError, match="never trained"):
-        start.begin(bound, init_from=None)
+        begin(bound, init_from=None)
     with pytest.raises(reading.WeightsError, match="published results start from ImageNet"):
-        start.begin(free, init_from=None, published=True)
+        begin(free, init_from=None, published=True)
     with pytest.raises(reading.WeightsError, match="init_from_parts=backbone,nek: nek is none of"):
-        start.begin(free, init_from="x.npz", init_from_parts="backbone,nek")
+        begin(free, init_from="x.npz", init_from_parts="backbone,nek")
 
 
 def test_only_paper_scale_claims_published_results():
@@ -104,6 +106,6 @@ def test_only_paper_scale_claims_published_results():
         run = experiment.load(retinanet.get_config(scale))
         if scale == "paper":
             with pytest.raises(reading.WeightsError, match="expects pretrained weights"):
-                run.begin({"params": {}}, notes=[])
+                run.begin({"params": {}})
         else:
-            assert run.begin({"params": {}}, notes=[]) == {"params": {}}
+            assert run.begin({"params": {}}) == ({"params": {}}, "random start")
