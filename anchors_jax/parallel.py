@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array, lax
+from jax import lax
 from jax.experimental import multihost_utils
 
 AXIS = "batch"
@@ -93,11 +93,6 @@ def shard(tree: Any) -> Any:
 def unshard(tree: Any) -> Any:
     """The inverse of `shard`, on the host."""
     return jax.tree.map(lambda x: np.reshape(x, (-1, *np.shape(x)[2:])), jax.device_get(tree))
-
-
-def device_key(key: Array) -> Array:
-    """A key of this device's own, inside a mapped function."""
-    return jax.random.fold_in(key, lax.axis_index(AXIS))
 
 
 def gather_hosts(tree: Any) -> Any:

@@ -16,12 +16,12 @@ every time.
 """
 
 import functools
-import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
@@ -36,7 +36,8 @@ class Losses(NamedTuple):
     boxes: Float[Array, "A"]  # 0 where it is not positive
 
 
-class Selection(NamedTuple):
+@struct.dataclass(kw_only=True)
+class Selection:
     """The anchors to train, and what they count.
 
     `count` is the image's share of the divisor of its terms. `weight` multiplies the losses of an
@@ -46,7 +47,7 @@ class Selection(NamedTuple):
     trained: Bool[Array, "A"]
     count: Float[Array, ""]
     weight: Float[Array, "A"] | None = None
-    signals: Mapping[str, Float[Array, ""]] = types.MappingProxyType({})
+    signals: dict[str, Float[Array, ""]] = struct.field(default_factory=dict)
 
 
 Select = Callable[[Assignment, Anchors, Callable[[], Losses], Array | None], Selection]
@@ -203,7 +204,8 @@ def online(
         room = room & (jnp.arange(room.shape[0], dtype=jnp.int32) < wanted)
         trained = _mask(both.shape[0], chosen, used) | _mask(both.shape[0], others, room)
     size = _count(trained)
-    return Selection(trained, jnp.maximum(size, floor), signals={"hard_examples": size})
+    count = jnp.maximum(size, floor)
+    return Selection(trained=trained, count=count, signals={"hard_examples": size})
 
 
 def hardest(

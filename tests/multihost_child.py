@@ -18,12 +18,12 @@ from anchors_jax.types import Detections
 
 
 def arithmetic(index):
-    """Sums over devices, the way there and back, and one key per device."""
+    """Sums over devices, the way there and back, and one number of each device."""
     state = parallel.replicate({"a": np.arange(3, dtype=np.float32), "n": np.int32(7)})
     rows = np.full((2, 3), 1.0 + index, np.float32)
 
     def step(state, rows):
-        key = jax.random.fold_in(parallel.device_key(jax.random.key(0)), state["n"])
+        key = jax.random.fold_in(jax.random.key(0), jax.lax.axis_index(parallel.AXIS))
         return parallel.psum(rows.sum()), rows * state["a"][None], jax.random.bits(key)
 
     total, product, bits = parallel.pmap(step)(state, parallel.shard(rows))

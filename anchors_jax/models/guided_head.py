@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from anchors_jax.deform import deform_conv
 from anchors_jax.models import parts
+from anchors_jax.models.convolution import LAYOUT, convolve
 from anchors_jax.models.layers import conv
 from anchors_jax.models.norms import Norm
 from anchors_jax.types import GuidedPredictions
@@ -69,10 +70,7 @@ class FeatureAdaption(nn.Module):
             offsets = offset(lax.stop_gradient(shape_codes).astype(jnp.float32))
             x = deform_conv(x, offsets.reshape(*x.shape[:3], self.groups, 9, 2), kernel)
         else:
-            numbers = ("NHWC", "HWIO", "NHWC")
-            x = lax.conv_general_dilated(
-                x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=numbers
-            )
+            x = convolve(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=LAYOUT)
         if self.norm is not None:
             x = self.norm(dtype=self.dtype, name="norm")(x, train=train)
         return nn.relu(x)

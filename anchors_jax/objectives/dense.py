@@ -21,7 +21,7 @@ and may weigh the box loss with it: sum_{a positive} t_a box_loss_a / sum_{a pos
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -133,7 +133,7 @@ def terms_of(
     select: selection.Select,
     quality: Quality | None = None,
     moment: Moment = START,
-) -> tuple[Terms, Mapping[str, Array]]:
+) -> tuple[Terms, dict[str, Array]]:
     """The terms "class", "box" and, with a quality branch, "quality"; and signals for the log."""
     matched = matched_boxes(assignment, anchors, targets)
     labels = class_labels(
