@@ -61,11 +61,10 @@ _LOCATION_BALANCE = 200.0
 
 
 class Locations(NamedTuple):
-    """Where anchors are: `term(predictions, anchors, targets) -> Term`, and from which probability
-    on there is one."""
+    """Where anchors are: `term(predictions, anchors, targets) -> Term`, if above `gate`."""
 
     term: Callable[..., Term]
-    gate: float
+    gate: float  # probability from which a cell has an anchor
 
 
 def locations(
@@ -102,11 +101,10 @@ def locations(
 
 
 class AnchorShapes(NamedTuple):
-    """What shapes anchors have: `term(predictions, anchors, targets, moment, ignore_iof) -> Term`,
-    and the codec of the shape branch against the squares."""
+    """What shapes they have: `term(predictions, anchors, targets, moment, ignore_iof) -> Term`."""
 
     term: Callable[..., Term]
-    codec: Codec
+    codec: Codec  # of the shape branch, against the squares
 
 
 def shapes(
