@@ -106,9 +106,9 @@ def test_a_result_of_another_config_is_stale_and_made_again(fake, tmp_path):
     result = json.loads(cell.file.read_text())
     result["full_config"]["detector"]["objective"]["sigma"] = 0.5
     result["full_config"]["train"]["log_every"] = 77  # of no consequence
-    del result["full_config"]["detector"]["objective"]["top_k"]  # before it was a keyword
+    del result["full_config"]["detector"]["objective"]["choose"]["top_k"]  # before it was a keyword
     cell.file.write_text(json.dumps(result))
-    assert plan.state(cell) == "stale: detector.objective.sigma, detector.objective.top_k"
+    assert plan.state(cell) == "stale: detector.objective.choose.top_k, detector.objective.sigma"
     work(runs)
     assert plan.state(cell) == "done"
     cell.file.write_text("{")
@@ -157,8 +157,8 @@ def test_rows_of_inference_are_evaluations_of_the_training_they_name(fake, tmp_p
     assert result["metrics"] == {"AP": 0.25}
     assert result["checkpoint_of"] == "top1"
     assert result["seconds"] is None
-    assert result["full_config"]["detector"]["objective"]["min_anchor_score"] == 0.1
-    assert result["overrides"]["detector.objective.top_k"] == 25
+    assert result["full_config"]["detector"]["objective"]["choose"]["min_score"] == 0.1
+    assert result["overrides"]["detector.objective.choose.top_k"] == 25
 
 
 def test_a_second_runner_waits_for_what_the_first_one_left_running(fake, tmp_path):
@@ -251,7 +251,7 @@ def test_a_dry_run_at_bench_scale_counts_operations(capsys, tmp_path):
     assert "1250 steps of 8, 0.5 GFLOPs per image of 128x128, about 0.01" in text
     assert "evaluation only" in text
     assert "shared   with semi_anchored/1/s5a5" in text
-    assert "differs  detector.objective.top_k: 1 -> 2" in text
+    assert "differs  detector.objective.choose.top_k: 1 -> 2" in text
 
 
 def test_a_dry_run_looks_for_data_where_the_command_line_says(capsys, tmp_path):
