@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 
 # The weight of a member is at most 1 over this.
 _SMALLEST_COMPLEMENT = 1e-12
-# Log weight of what is no member: exp of it is 0 beside any member, and sums of it stay finite.
+# Log weight of non-members: underflows to 0 next to any member, and sums of it stay finite.
 _NO_WEIGHT = -1e9
 # A finite logarithm of 0: differences of infinities are no numbers.
 _LOWEST = -1e30

@@ -163,7 +163,7 @@ def panel_of(match: Match) -> visualize.Panel:
         image=match.batch.image[0, :rows, :columns],
         objects=match.batch.targets.boxes[0],
         anchors=np.asarray(match.anchors.boxes),
-        level=diagnostics.level_of(match.anchors.level_counts),
+        stride=np.asarray(match.anchors.stride_of_anchor())[:, 0],
         gt=match.assignment.gt,
         positive=match.assignment.positive,
         visible=np.asarray(match.batch.targets.objects[0]),

@@ -1,4 +1,4 @@
-"""What an assignment looks like in numbers: who gets how many anchors, on which level, and why not.
+"""Statistics of an assignment: positives per object, by level and object size.
 
 numpy, for one image at a time; `merge` adds images up. Sizes are COCO's: an object is small below
 32^2 pixels of the network input, large from 96^2.

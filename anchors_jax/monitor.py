@@ -1,4 +1,4 @@
-"""How a method's matches change while it trains: a fixed set of images, looked at now and then."""
+"""Tracks the assignments on a fixed set of images at every evaluation."""
 
 import functools
 from typing import Any

@@ -16,7 +16,7 @@ from anchors_jax.types import Anchors
 def centerness(
     boxes: Float[Array, "A 4"], objects: Float[Array, "A 4"], anchors: Anchors
 ) -> Float[Array, "A"]:
-    """How central the anchor's centre lies in its object: 1 in the middle, 0 on and beyond the rim.
+    """How central the anchor's centre lies: 1 at the object's centre, 0 on or outside its border.
 
     `sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b))`, l, t, r, b being the distances from the
     centre to the object's sides (FCOS, Tian et al. 2019, Eq. 3). The decoded boxes do not matter.
@@ -25,7 +25,7 @@ def centerness(
     centre = geometry.to_centres(anchors.boxes)[:, :2]
     low, high = centre - objects[:, :2], objects[:, 2:] - centre
     inside = jnp.all((low > 0.0) & (high > 0.0), axis=-1)
-    # Beyond the rim the ratio is negative or 0 / 0: equal distances stand in.
+    # Outside the border the ratio is negative or 0 / 0: equal distances stand in.
     low = jnp.where(inside[:, None], low, 1.0)
     high = jnp.where(inside[:, None], high, 1.0)
     ratio = jnp.minimum(low, high) / jnp.maximum(low, high)

@@ -90,7 +90,7 @@ class Anchors:
 
 @struct.dataclass(kw_only=True)
 class DensePredictions:
-    """What a dense head says about every anchor. `maps` holds each level's (rows, columns)."""
+    """Outputs of a dense head for every anchor. `maps` holds each level's (rows, columns)."""
 
     logits: Float[Array, "*B A K"]
     codes: Float[Array, "*B A 4"]
@@ -100,7 +100,7 @@ class DensePredictions:
 
 @struct.dataclass(kw_only=True)
 class GuidedPredictions(DensePredictions):
-    """What a head says that predicts its anchors, too: where there is one, and of what shape.
+    """Outputs of a head that also predicts its anchors: their locations and shapes.
 
     One anchor per cell, so A = P.
     """
@@ -111,7 +111,7 @@ class GuidedPredictions(DensePredictions):
 
 @struct.dataclass(kw_only=True)
 class SemiAnchoredPredictions:
-    """What a head says that classifies cells and regresses the S anchors of each.
+    """Outputs of a head that classifies cells and regresses S anchors per cell.
 
     `anchor_logits` say which of its anchors is a cell's object; None: the head does not say. On
     levels with fewer than S anchors per cell the rows end in padding, which must not matter.

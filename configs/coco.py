@@ -50,6 +50,6 @@ def get_config(arg: str = "") -> ConfigDict:
         config.train = common.schedule_bench(epochs=200 if variant == "overfit16" else 50)
         config.train.eval_every_epochs = 50.0 if variant == "overfit16" else 10.0
         config.train.checkpoint_every_epochs = config.train.eval_every_epochs
-    if variant == "overfit16":  # the images as they are: this is to be learned by heart
+    if variant == "overfit16":  # the images as they are: this is to be overfit
         config.data.train_transforms = config.data.eval_transforms
     return config

@@ -19,7 +19,7 @@ SCALES = ("paper", "bench", "smoke")
 
 
 def choose(arg: str, known: tuple[str, ...], default: str) -> str:
-    """The word behind the colon of --config=FILE.py:WORD, checked against what the file knows."""
+    """The variant after the colon of --config=FILE.py:VARIANT, checked against what there is."""
     word = arg or default
     if word not in known:
         close = difflib.get_close_matches(word, known, n=1)

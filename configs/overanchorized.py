@@ -4,7 +4,7 @@ Paper: M. Bonnaerens, M. Freiberger, J. Dambre, "Anchor pruning for object detec
 arXiv:2104.00432. The base is given the same wide menu of shapes on every level and trained as
 usual; `prune` then finds those that earn their cost, so that nobody has to pick shapes by hand.
 The paper's own menu is not published: here three scales per octave at five ratios, 1/3 to 3.
-Read: search/tree.py, search/layers.py, search/surgery.py.
+Read: search/tree.py, search/layout.py, search/surgery.py.
 Published: nothing for this menu; no table of this config has a paper's number beside it.
 Run: python -m anchors_jax train --config=configs/overanchorized.py:bench --workdir=runs/over
      python -m anchors_jax prune --workdir=runs/over --search=shared --out=runs/over/pruned

@@ -1,6 +1,6 @@
 """A first run: RetinaNet with a small network on drawn shapes, minutes on two CPU cores.
 
-It is `configs/retinanet.py:bench`, watched a little more closely.
+It is `configs/retinanet.py:bench` under a name of its own.
 Read: configs/retinanet.py, then CONTRIBUTING.md.
 Run: make train
 """

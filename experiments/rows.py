@@ -14,7 +14,7 @@ from typing import Any
 from anchors_jax.spec import nearest
 
 FOLDER = pathlib.Path(__file__).parent
-# Order matters: of rows with the same config, the first one's run is everybody's.
+# Order matters: rows with equal configs share the run of the first.
 PAPERS = (
     "semi_anchored",
     "paa",

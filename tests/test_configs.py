@@ -3,6 +3,7 @@
 import importlib
 import json
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from anchors_jax import experiment, inference, parallel, spec, train
 from configs import voc
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+PACKAGE = REPOSITORY / "anchors_jax"
 FILES = sorted(
     path.stem
     for path in (REPOSITORY / "configs").glob("*.py")
@@ -53,6 +55,10 @@ def test_builds_and_survives_json(name, variant):
 def test_the_docstring_says_what_and_how(name):
     doc = importlib.import_module(f"configs.{name}").__doc__
     assert "Run:" in doc
+    read = re.search(r"^Read:(.*?)^\S", doc.replace("\n  ", " "), re.MULTILINE | re.DOTALL)
+    named = re.findall(r"[\w/]+\.py", read.group(1)) if read else ()
+    for file in named:
+        assert [*PACKAGE.rglob(file), *REPOSITORY.glob(file)], f"{name} names {file}"
     assert "Variants:" in doc or name in ("quickstart", "bccd")
 
 

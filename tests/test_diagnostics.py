@@ -50,7 +50,7 @@ def test_the_picture_is_written(tmp_path):
         objects=boxes,
         visible=objects,
         anchors=np.tile(boxes[1], (6, 1)),
-        level=diagnostics.level_of(LEVELS),
+        stride=np.repeat(np.float32([4, 8]), LEVELS),
         gt=gt,
         positive=positive,
     )

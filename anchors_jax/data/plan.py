@@ -20,7 +20,7 @@ _ORDER, _SCHEDULE = 1, 2  # what a random stream is for; part of its seed
 
 
 class Row(NamedTuple):
-    """One slot of a batch: which image, seen for which time, on which canvas; index -1 = none."""
+    """One slot of a batch: image index, epoch and canvas; index -1: padding."""
 
     index: int
     epoch: int

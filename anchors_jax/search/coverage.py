@@ -104,8 +104,8 @@ def best_anchors(
 ) -> Best:
     """Each box's largest IoU with any anchor, and that anchor; exact (see the head of the file).
 
-    Of anchors with the same IoU the one of the lower prototype is named. A box that meets no anchor
-    has IoU 0, and which anchor is named says nothing then.
+    Ties go to the lower prototype. A box that meets no anchor has IoU 0; the index is then
+    arbitrary.
 
     Args:
       boxes: n boxes on one canvas, in network pixels.

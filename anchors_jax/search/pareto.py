@@ -62,10 +62,10 @@ def insert(front: Front, node: Node, *, rule: Rule = "weak") -> tuple[Front, boo
     remains; a node that is already there changes nothing.
 
     Args:
-      rule: what a node must be to be dropped. "weak" (the code behind the published front): at
-        most as accurate and at least as dear. "strict" (the later code): less accurate and at
-        least as dear, or equal in all metrics and dearer; it can leave two nodes of equal mAP. On
-        a full tie of mAP and cost, weak keeps the newcomer and strict the incumbent.
+      rule: what a node must be to be dropped. "weak" (the code behind the published front): no
+        more accurate and no cheaper. "strict" (the later code): less accurate and no cheaper, or
+        equal in all metrics and more expensive; it can leave two nodes of equal mAP. On a full tie
+        of mAP and cost, weak keeps the newcomer and strict the incumbent.
     """
     if any(node.removed == other.removed for other in front):
         return front, False

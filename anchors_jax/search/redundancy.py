@@ -1,4 +1,4 @@
-"""Which anchors say what others say, too: the reason why they can go for nothing.
+"""Redundancy of anchors: whose detections other anchors would also have found.
 
 An anchor is redundant where, without it, NMS would find the same object through another one. For
 every prototype: of its boxes that become detections, the share that a candidate of another

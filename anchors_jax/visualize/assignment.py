@@ -1,11 +1,11 @@
 """Which anchors each method takes as positives, side by side on one image.
 
-Colour says the object, the marker says the pyramid level; a marker stands at an anchor's centre.
+Colour says the object, the marker says the stride; a marker stands at an anchor's centre.
 """
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -28,7 +28,7 @@ class Panel:
     objects: Float[np.ndarray, "G 4"]
     visible: Bool[np.ndarray, "G"]  # which of the slots hold an object
     anchors: Float[np.ndarray, "A 4"]
-    level: Int[np.ndarray, "A"]
+    stride: Float[np.ndarray, "A"]  # of the anchor's level, in pixels
     gt: Int[np.ndarray, "A"]
     positive: Bool[np.ndarray, "A"]
 
@@ -46,20 +46,21 @@ def assignments(
     tallest = max(panel.image.shape[0] / panel.image.shape[1] for panel in panels)
     height = width * tallest + 0.4
     drawing = figure(width * columns, height * rows + 0.4)
+    strides = np.unique(np.concatenate([panel.stride for panel in panels])).tolist()
+    markers = {stride: MARKERS[n % len(MARKERS)] for n, stride in enumerate(strides)}
     for number, panel in enumerate(panels, 1):
         axes = drawing.add_subplot(rows, columns, number)
-        _panel(axes, panel)
-    levels = max(int(panel.level.max(initial=0)) for panel in panels) + 1
+        _panel(axes, panel, markers)
     handles = [
-        Line2D([], [], color="black", marker=MARKERS[n % len(MARKERS)], linestyle="", markersize=5)
-        for n in range(levels)
+        Line2D([], [], color="black", marker=marker, linestyle="", markersize=5)
+        for marker in markers.values()
     ]
-    names = [f"P{n + 3}" for n in range(levels)]
-    drawing.legend(handles, names, loc="outside lower center", ncols=levels, frameon=False)
+    names = [f"stride {stride:g}" for stride in strides]
+    drawing.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
     save(drawing, path, grid=False)
 
 
-def _panel(axes: Axes, panel: Panel) -> None:
+def _panel(axes: Axes, panel: Panel, markers: Mapping[float, str]) -> None:
     image, objects = panel.image, panel.objects
     # Pale, so that the marks stand out on any photograph.
     axes.imshow((0.5 * image + 127.5).astype(np.uint8), interpolation="nearest")
@@ -69,14 +70,14 @@ def _panel(axes: Axes, panel: Panel) -> None:
         colour = tuple(value / 255 for value in PALETTE[number % len(PALETTE)])
         axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=colour, lw=1.2))
         mine = panel.positive & (panel.gt == number)
-        for level in np.unique(panel.level[mine]):
-            x, y = centre[mine & (panel.level == level)].T
+        for stride in np.unique(panel.stride[mine]).tolist():
+            x, y = centre[mine & (panel.stride == stride)].T
             axes.scatter(
                 x,
                 y,
-                s=10 + 5 * level,
+                s=10 + 5 * list(markers).index(stride),
                 color=[colour],
-                marker=MARKERS[level % len(MARKERS)],
+                marker=markers[stride],
                 edgecolors="black",
                 linewidths=0.3,
             )
