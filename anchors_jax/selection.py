@@ -21,12 +21,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 from anchors_jax import nms
-from anchors_jax.types import Anchors, Assignment
+from anchors_jax.types import Anchors, Assignment, Selection
 
 
 class Losses(NamedTuple):
@@ -34,20 +33,6 @@ class Losses(NamedTuple):
 
     classes: Float[Array, "A"]  # all classes together
     boxes: Float[Array, "A"]  # 0 where it is not positive
-
-
-@struct.dataclass(kw_only=True)
-class Selection:
-    """The anchors to train, and what they count.
-
-    `count` is the image's share of the divisor of its terms. `weight` multiplies the losses of an
-    anchor; None: 1. `signals`: scalars of the image for the log.
-    """
-
-    trained: Bool[Array, "A"]
-    count: Float[Array, ""]
-    weight: Float[Array, "A"] | None = None
-    signals: dict[str, Float[Array, ""]] = struct.field(default_factory=dict)
 
 
 Select = Callable[[Assignment, Anchors, Callable[[], Losses], Array | None], Selection]

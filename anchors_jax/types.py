@@ -151,6 +151,20 @@ class Assignment:
 
 
 @struct.dataclass(kw_only=True)
+class Selection:
+    """The anchors of an assignment to train, and what they count.
+
+    `count` is the image's share of the divisor of its terms. `weight` multiplies the losses of an
+    anchor; None: 1. `signals`: scalars of the image that the selection logs.
+    """
+
+    trained: Bool[Array, "*B A"]
+    count: Float[Array, "*B"]
+    weight: Float[Array, "*B A"] | None = None
+    signals: dict[str, Float[Array, "*B"]] = struct.field(default_factory=dict)
+
+
+@struct.dataclass(kw_only=True)
 class LocationAssignment:
     """The class of each cell, and the objects that its anchors regress to."""
 

@@ -27,7 +27,7 @@ def linear_detector(*, blow_up_at=None):
             "batch_stats": {"seen": jnp.zeros(())},
         }
 
-    def loss(variables, batch, key):
+    def loss(variables, batch, key, step):
         del key
         feature = batch.image.astype(jnp.float32).mean((1, 2)) / 255
         output = feature @ variables["params"]["w"] + variables["params"]["b"]

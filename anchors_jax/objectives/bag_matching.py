@@ -48,7 +48,7 @@ def matching(
 ) -> Matching:
     """What the loss needs to know before it looks at scores. Arguments as in `objective`."""
     if not mask_padding:
-        anchors = anchors.replace(valid=jnp.ones_like(anchors.valid))
+        anchors = anchors.replace(valid=jnp.ones(anchors.boxes.shape[0], bool))
     usable = frame.learnable(anchors, targets, ignore_iof=ignore_iof)
     thick = jnp.all(geometry.sizes(targets.boxes) >= _THINNEST, axis=-1)
     objects = targets.objects & thick & jnp.any(usable)

@@ -14,7 +14,7 @@ from anchors_jax import experiment, options, spec
 from experiments import sweep
 from experiments.sweeping import trial
 
-RATE, GAMMA = "train.learning_rate", "detector.objective.class_loss.gamma"
+RATE, GAMMA = "train.learning_rate", "detector.objective.classify.loss.gamma"
 SPACE = f"--space={RATE}=log:1e-4:1e-2,{GAMMA}=choice:0.5|2|3"
 
 
@@ -55,7 +55,9 @@ def test_a_sweep_leaves_its_best_config_and_pictures(tmp_path, formula, capsys):
     top = max((row for row in done if row["state"] == "complete"), key=lambda r: float(r["AP"]))
     best = options.parse([f"--config={folder}/best.json"]).config
     assert best.train.learning_rate == float(top[RATE])
-    assert spec.plain(best)["detector"]["objective"]["class_loss"]["gamma"] == float(top[GAMMA])
+    assert spec.plain(best)["detector"]["objective"]["classify"]["loss"]["gamma"] == float(
+        top[GAMMA]
+    )
     assert best.train.steps == 1
     assert f"--config={folder}/best.json" in said
     for name in ("history", "importance", "parallel"):
@@ -76,7 +78,7 @@ def test_two_objectives_leave_a_front(tmp_path, formula):
     assert values == sorted(values, reverse=True)  # here every gain has its price
     assert values[0] == (0.75, 9.0)
     best = json.loads((tmp_path / "best.json").read_text())
-    assert best["detector"]["objective"]["class_loss"]["gamma"] == 2.0
+    assert best["detector"]["objective"]["classify"]["loss"]["gamma"] == 2.0
     assert (tmp_path / "pareto.png").exists()
 
 

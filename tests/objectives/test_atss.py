@@ -9,7 +9,7 @@ import numpy as np
 from golden_cases import cases
 
 from anchors_jax import codecs, nms, quality
-from anchors_jax.assign import atss
+from anchors_jax.assign import atss, frame
 from anchors_jax.objectives import dense, terms
 
 
@@ -63,7 +63,8 @@ def test_targets_agree_with_the_reference(case):
 
     def one(valid, target):
         masked = anchors.replace(valid=valid)
-        found = atss.assign(masked, target, topk=params["topk"])
+        assign = functools.partial(atss.assign, topk=params["topk"])
+        found = frame.assigned(assign, masked, target)
         matched = dense.matched_boxes(found, masked, target)
         centerness = quality.centerness(anchors.boxes, matched, masked)
         return (

@@ -22,7 +22,7 @@ from objectives.freeanchor_problems import (
 )
 
 from anchors_jax import codecs
-from anchors_jax.objectives import bag_matching
+from anchors_jax.objectives import bag_matching, dense
 
 
 def test_miniature_by_hand():
@@ -31,7 +31,8 @@ def test_miniature_by_hand():
     want = [31.9226, 31.9226, 60.8774, 60.8774]
     decoded = codec.decode(predictions.codes, anchors.boxes)
     np.testing.assert_allclose(decoded[3], want, rtol=1e-6)
-    found = bag_matching.matching(predictions, anchors, targets, codec=codec, bag_size=2)
+    predicted = dense.predicted(predictions, anchors, codec=codec)
+    found = bag_matching.matching(predicted, anchors, targets, bag_size=2)
     np.testing.assert_allclose(found.decoded, decoded)
     np.testing.assert_array_equal(np.sort(found.bag[:3], axis=1), [[0, 1], [3, 4], [1, 2]])
     match = confidence_of(predictions, anchors, targets, classes=3)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from golden_cases import cases
 
-from anchors_jax import codecs, likelihoods, nms, quality, selection
+from anchors_jax import codecs, likelihoods, losses, nms, quality, selection
 from anchors_jax.assign import paa
 from anchors_jax.objectives import dense, terms
 from anchors_jax.types import Anchors, DensePredictions, Targets

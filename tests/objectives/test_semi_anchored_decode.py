@@ -37,7 +37,7 @@ def test_what_each_strategy_keeps():
     limit = np.array([48, 32, 48, 32])
     np.testing.assert_allclose(everything.boxes, np.clip(want, 0, limit), rtol=1e-6, atol=1e-5)
     for tau in (0.0, 0.3, 0.6):
-        found = decode(p, top_k=1000, min_anchor_score=tau)
+        found = decode(p, top_k=1000, min_score=tau)
         kept = np.where(choice[..., None] > tau, product, 0.0)
         np.testing.assert_allclose(found.scores, kept.reshape(18, 2), rtol=1e-6)
         np.testing.assert_array_equal(found.boxes, everything.boxes)
@@ -84,7 +84,7 @@ def test_head_and_grid_must_agree():
 ROWS = {
     "1": ("", {"anchors.shapes.scales_per_octave": 2, "anchors.shapes.ratios": "(1.0,)",
                "model.head.shapes_per_cell": 2}),
-    "2": ("", {"model.head.classify_anchors": False, "objective.key": 7}),
+    "2": ("", {"model.head.classify_anchors": False, "objective.choose.key": 7}),
     "3": ("_fcos", {}),
     "3 shrink": ("_fcos_shrink", {"objective.label.assign.shrink": 0.4}),
     "4": ("", {"objective.label.gamma": 0.05}),
