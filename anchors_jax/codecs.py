@@ -114,7 +114,7 @@ def distances(
 
     Args:
         relative: divide left and right by the anchor's width, top and bottom by its height. With
-            the boxes of `anchors.points`, whose side is the stride, these are FCOS's
+            the boxes of `anchors.locations`, whose side is the stride, these are FCOS's
             stride-normalised distances.
         unit: divides all codes.
         limits: encoded distances are limited to this range; None keeps negative distances of
